@@ -1,0 +1,13 @@
+"""How a fault is written down: its type and the place it came from, never its words, which may repeat a text."""
+
+import traceback
+from pathlib import PurePath
+
+
+def described(error: BaseException) -> str:
+    """Return for example `ValueError at vonage.py:88`."""
+    name = type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    if not frames:
+        return name
+    return f"{name} at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}"
