@@ -1,0 +1,1 @@
+"""OTPs: one verification of one number for one purpose, from send to verified."""

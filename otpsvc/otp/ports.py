@@ -1,0 +1,212 @@
+"""What the OTP service needs from the outside: a store that decides atomically, and texts."""
+
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from otpsvc.ids import MessageId, OtpId
+
+
+class Tenant(NamedTuple):
+    """Whose data a call may touch: client and mode are part of every name, record and hash."""
+
+    client_id: str
+    mode: str
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """The store said no. `status` is the script's word; times are ms on the store's clock."""
+
+    status: str
+    now: int
+    allowed_at: int | None = None
+    otp_id: str | None = None
+    otp_status: str | None = None
+    code_length: int | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """The store took a send or resend."""
+
+    now: int
+    expires_at: int
+    resend_at: int
+    attempts_remaining: int
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """The store had taken it before under the same Idempotency-Key."""
+
+    now: int
+    otp_id: str
+    message_id: str
+    to: str
+    purpose: str
+    channel: str
+    code_length: int
+    expires_at: int
+    resend_at: int
+    status: str
+    attempts_remaining: int
+
+
+class Right(msgspec.Struct, frozen=True, kw_only=True):
+    """The guess was right and the OTP is consumed."""
+
+    to: str
+    purpose: str
+    metadata: str
+    verified_at: int
+
+
+class Wrong(msgspec.Struct, frozen=True, kw_only=True):
+    """The guess was wrong and is counted."""
+
+    attempts_remaining: int
+
+
+class StoredOtp(msgspec.Struct, frozen=True, kw_only=True):
+    """An OTP as read for its owner; `number` and `to_sealed` serve a resend."""
+
+    now: int
+    status: str
+    message_id: str
+    message_status: str
+    to: str
+    purpose: str
+    channel: str
+    code_length: int
+    attempts: int
+    max_attempts: int
+    created_at: int
+    expires_at: int
+    resend_at: int
+    ended_at: int | None
+    metadata: str
+    session: str
+    number: str
+    to_sealed: bytes
+    resends: int
+    ttl_ms: int
+
+
+class Operation(NamedTuple):
+    """A caller's Idempotency-Key and request, as fingerprints; both empty where the call has no key."""
+
+    key: str
+    request: str
+
+
+class SendLimits(NamedTuple):
+    """What the limits shared by send and resend need; None switches a limit off."""
+
+    cooldown_ms: int
+    max_sends: int
+    max_address_sends: int | None
+    address: str
+    max_ceiling_sends: int | None
+    queue_limit: int
+    idempotency_ms: int
+
+
+class SendCommand(NamedTuple):
+    """Everything the store needs to accept a new OTP. `to_index` is the number's blind index in hex."""
+
+    tenant: Tenant
+    otp_id: OtpId
+    message_id: MessageId
+    to_index: str
+    purpose: str
+    session: str
+    to: str
+    to_sealed: bytes
+    metadata: str
+    channel: str
+    code_hash: str
+    code_length: int
+    sealed_text: bytes
+    ttl_ms: int
+    max_attempts: int
+    max_wrong_guesses: int
+    max_live: int
+    limits: SendLimits
+    operation: Operation
+
+
+class ResendCommand(NamedTuple):
+    """Everything the store needs to put a fresh code on an OTP."""
+
+    tenant: Tenant
+    otp_id: OtpId
+    message_id: MessageId
+    to_index: str
+    purpose: str
+    session: str
+    channel: str
+    code_hash: str
+    sealed_text: bytes
+    grace_ms: int
+    max_resends: int
+    limits: SendLimits
+    operation: Operation
+
+
+class VerifyCommand(NamedTuple):
+    """One guess. `to_index`, `purpose` and `session` are empty where the caller did not send them."""
+
+    tenant: Tenant
+    otp_id: OtpId
+    to_index: str
+    purpose: str
+    session: str
+    code_hash: str
+    code_length: int
+    operation: str
+    guess: str
+
+
+class OtpStore(Protocol):
+    """Each call is one atomic decision. All raise ApiError SERVICE_UNAVAILABLE when the store cannot decide."""
+
+    async def send(self, command: SendCommand) -> Accepted | Replayed | Refusal:
+        """Accept a new OTP and its message, or refuse."""
+        ...
+
+    async def resend(self, command: ResendCommand) -> Accepted | Replayed | Refusal:
+        """Put a fresh code on a pending OTP, or refuse."""
+        ...
+
+    async def verify(self, command: VerifyCommand) -> Right | Wrong | Refusal:
+        """Count and compare one guess."""
+        ...
+
+    async def cancel(self, tenant: Tenant, otp_id: OtpId) -> Refusal | None:
+        """End a pending OTP; None when it is cancelled."""
+        ...
+
+    async def get(self, tenant: Tenant, otp_id: OtpId) -> StoredOtp | None:
+        """Read an OTP; None for an unknown one and for another owner's."""
+        ...
+
+
+class RenderedText(Protocol):
+    """A text as the renderer gives it; only its words matter here."""
+
+    @property
+    def text(self) -> str:
+        """The words that go out, with the code in them."""
+        ...
+
+
+class TextRenderer(Protocol):
+    """Puts a code into words."""
+
+    def check_template(self, template: str) -> None:
+        """Raise ApiError INVALID_TEMPLATE for a template that cannot carry a code."""
+        ...
+
+    def render(
+        self, *, code: str, ttl_s: int, template: str | None, locale: str | None, region: str | None
+    ) -> RenderedText:
+        """Give the text with the code in it; raises ApiError INVALID_TEMPLATE or MESSAGE_TOO_LONG."""
+        ...

@@ -1,0 +1,363 @@
+"""The four stories of the product: send, verify, resend, cancel; and get, to look at one OTP.
+
+Framework-free: a decoded request in, an outcome out, every refusal an ApiError of the catalogue. This file prepares
+what the store needs to decide in one step (hashes, indexes, sealed text) and turns the decision into an answer. It
+never reads something and then decides on it: only the scripts do, atomically.
+"""
+
+import secrets
+from typing import Any
+
+import msgspec
+
+from otpsvc import phone
+from otpsvc.clients.model import Principal
+from otpsvc.crypto import Keyring, UnsealError
+from otpsvc.errors import ApiError, problem
+from otpsvc.ids import MalformedId, OtpId, new_message_id, new_otp_id, parse_otp_id
+from otpsvc.messages.model import Content
+from otpsvc.otp import fields
+from otpsvc.otp.codes import CodeHasher, new_code, normalise_guess
+from otpsvc.otp.model import (
+    OtpView,
+    ResendRequest,
+    SealedRecipient,
+    SendRequest,
+    SentOtp,
+    VerifiedOtp,
+    VerifyRequest,
+    WrongGuess,
+)
+from otpsvc.otp.policy import MAX_CODE_LENGTH, MIN_CODE_LENGTH, Limits
+from otpsvc.otp.ports import (
+    Accepted,
+    Operation,
+    OtpStore,
+    Refusal,
+    Replayed,
+    ResendCommand,
+    Right,
+    SendCommand,
+    SendLimits,
+    Tenant,
+    TextRenderer,
+    VerifyCommand,
+)
+from otpsvc.otp.refusals import refusal_problem
+
+CHANNEL = "sms"
+
+
+class OtpService:
+    """Send, verify, resend, cancel and get, for an authenticated client."""
+
+    def __init__(
+        self,
+        *,
+        store: OtpStore,
+        keyring: Keyring,
+        hasher: CodeHasher,
+        texts: TextRenderer,
+        limits: Limits,
+        partitions: int,
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._hasher = hasher
+        self._texts = texts
+        self._limits = limits
+        self._partitions = partitions
+
+    async def send(self, caller: Principal, request: SendRequest, idempotency_key: str | None = None) -> SentOtp:
+        """Make a code for a number and put its message on the way.
+
+        Raises ApiError: VALIDATION_ERROR, INVALID_PHONE_NUMBER, INVALID_TEMPLATE, MESSAGE_TOO_LONG for the request;
+        OTP_LOCKED_OUT, OTP_COOLDOWN, OTP_RATE_LIMIT, RATE_LIMIT_EXCEEDED for the limits; IDEMPOTENCY_CONFLICT;
+        SERVICE_UNAVAILABLE.
+        """
+        policy = caller.policy
+        tenant = Tenant(caller.client_id, caller.mode)
+        purpose = fields.purpose(request.purpose, policy)
+        code_length = fields.code_length(request.code_length, policy)
+        ttl_s = fields.ttl_s(request.ttl_s, policy)
+        metadata = fields.metadata(request.metadata)
+        to = _normalised(request.to)
+        otp_id = new_otp_id(
+            partition=self._keyring.partition(to, self._partitions),
+            slot=self._keyring.current.slot,
+            profile=self._hasher.profile.number,
+        )
+        message_id = new_message_id(partition=otp_id.partition)
+        recipient = SealedRecipient(to, request.template, fields.locale(request.locale))
+        code_hash, sealed_text = await self._new_code(tenant, otp_id, message_id.text, recipient, code_length, ttl_s)
+        outcome = await self._store.send(
+            SendCommand(
+                tenant=tenant,
+                otp_id=otp_id,
+                message_id=message_id,
+                to_index=self._index(to),
+                purpose=purpose,
+                session=self._session(tenant, request.session),
+                to=phone.mask(to),
+                to_sealed=self._seal(recipient, otp_id.text, tenant, otp_id.text),
+                metadata=metadata,
+                channel=CHANNEL,
+                code_hash=code_hash,
+                code_length=code_length,
+                sealed_text=sealed_text,
+                ttl_ms=ttl_s * 1000,
+                max_attempts=policy.max_attempts,
+                max_wrong_guesses=self._limits.wrong_guesses_per_hour,
+                max_live=self._limits.live_sessions,
+                limits=self._send_limits(caller, request.end_user_ip),
+                operation=self._operation(tenant, "send", idempotency_key, request),
+            )
+        )
+        return self._sent(caller, outcome, otp_id.text, message_id.text, phone.mask(to), purpose, code_length)
+
+    async def resend(self, caller: Principal, request: ResendRequest, idempotency_key: str | None = None) -> SentOtp:
+        """Put a fresh code with a fresh life on a pending OTP; used attempts stay used.
+
+        Raises ApiError: OTP_NOT_FOUND, OTP_EXPIRED, OTP_MAX_ATTEMPTS, OTP_RESEND_LIMIT for the OTP, and what `send`
+        raises for the limits.
+        """
+        policy = caller.policy
+        tenant = Tenant(caller.client_id, caller.mode)
+        limits = self._send_limits(caller, request.end_user_ip)
+        operation = self._operation(tenant, "resend", idempotency_key, request)
+        session = self._session(tenant, request.session)
+        otp_id = self._known(request.otp_id)
+        stored = await self._store.get(tenant, otp_id)
+        if stored is None or (session and session != stored.session):
+            raise problem("OTP_NOT_FOUND")
+        recipient = self._unseal(stored.to_sealed, tenant, otp_id.text)
+        message_id = new_message_id(partition=otp_id.partition)
+        code_hash, sealed_text = await self._new_code(
+            tenant, otp_id, message_id.text, recipient, stored.code_length, stored.ttl_ms // 1000
+        )
+        outcome = await self._store.resend(
+            ResendCommand(
+                tenant=tenant,
+                otp_id=otp_id,
+                message_id=message_id,
+                to_index=self._index(recipient.to),
+                purpose=stored.purpose,
+                session=stored.session,
+                channel=stored.channel,
+                code_hash=code_hash,
+                sealed_text=sealed_text,
+                grace_ms=policy.grace_s * 1000,
+                max_resends=policy.max_resends,
+                limits=limits,
+                operation=operation,
+            )
+        )
+        return self._sent(caller, outcome, otp_id.text, message_id.text, stored.to, stored.purpose, stored.code_length)
+
+    async def verify(
+        self, caller: Principal, request: VerifyRequest, idempotency_key: str | None = None
+    ) -> VerifiedOtp | WrongGuess:
+        """Count one guess and compare it; a right one consumes the OTP.
+
+        Raises ApiError: INVALID_OTP_FORMAT, OTP_NOT_FOUND, OTP_EXPIRED, OTP_MAX_ATTEMPTS, IDEMPOTENCY_CONFLICT,
+        INVALID_PHONE_NUMBER (for a number that is sent along), SERVICE_UNAVAILABLE.
+        """
+        tenant = Tenant(caller.client_id, caller.mode)
+        guess = normalise_guess(request.code)
+        if guess is None or not MIN_CODE_LENGTH <= len(guess) <= MAX_CODE_LENGTH:
+            raise problem("INVALID_OTP_FORMAT")
+        fields.session(request.session)
+        to_index = self._index(_normalised(request.to)) if request.to is not None else ""
+        otp_id = _parsed(request.otp_id)
+        code_hash = await self._hasher.hash(otp_id, client_id=tenant.client_id, mode=tenant.mode, code=guess)
+        master = self._keyring.by_slot(otp_id.slot)
+        if master is None or not self._hasher.knows(otp_id):
+            raise problem("OTP_NOT_FOUND")
+        operation = idempotency_key if idempotency_key is not None else secrets.token_hex(16)
+        outcome = await self._store.verify(
+            VerifyCommand(
+                tenant=tenant,
+                otp_id=otp_id,
+                to_index=to_index,
+                purpose=request.purpose or "",
+                session=self._session(tenant, request.session),
+                code_hash=code_hash,
+                code_length=len(guess),
+                operation=master.fingerprint_of("operation", *tenant, operation),
+                guess=master.fingerprint_of("guess", otp_id.text, guess),
+            )
+        )
+        if isinstance(outcome, Refusal):
+            raise refusal_problem(outcome, caller.policy, self._limits)
+        if isinstance(outcome, Right):
+            return VerifiedOtp(
+                otp_id=otp_id.text,
+                to=outcome.to,
+                purpose=outcome.purpose,
+                metadata=_metadata(outcome.metadata),
+                verified_at=outcome.verified_at,
+            )
+        return WrongGuess(otp_id=otp_id.text, attempts_remaining=outcome.attempts_remaining)
+
+    async def cancel(self, caller: Principal, otp_id: str) -> OtpView:
+        """End a pending OTP; cancelling twice is the same as once.
+
+        Raises ApiError: OTP_NOT_FOUND, OTP_NOT_PENDING (its details say what it is), SERVICE_UNAVAILABLE.
+        """
+        refusal = await self._store.cancel(Tenant(caller.client_id, caller.mode), self._known(otp_id))
+        if refusal is not None:
+            raise refusal_problem(refusal, caller.policy, self._limits)
+        return await self.get(caller, otp_id)
+
+    async def get(self, caller: Principal, otp_id: str) -> OtpView:
+        """Give one OTP as its owner may see it; raises ApiError OTP_NOT_FOUND, SERVICE_UNAVAILABLE."""
+        parsed = self._known(otp_id)
+        stored = await self._store.get(Tenant(caller.client_id, caller.mode), parsed)
+        if stored is None:
+            raise problem("OTP_NOT_FOUND")
+        return OtpView(
+            otp_id=parsed.text,
+            message_id=stored.message_id,
+            message_status=stored.message_status or None,
+            to=stored.to,
+            purpose=stored.purpose,
+            status=stored.status,
+            channel=stored.channel,
+            code_length=stored.code_length,
+            attempts_remaining=stored.max_attempts - stored.attempts,
+            resends_remaining=max(0, caller.policy.max_resends - stored.resends),
+            created_at=stored.created_at,
+            expires_at=stored.expires_at,
+            resend_at=stored.resend_at,
+            ended_at=stored.ended_at,
+            metadata=_metadata(stored.metadata),
+        )
+
+    async def _new_code(
+        self,
+        tenant: Tenant,
+        otp_id: OtpId,
+        message_id: str,
+        recipient: SealedRecipient,
+        length: int,
+        ttl_s: int,
+    ) -> tuple[str, bytes]:
+        """Make a code; give its hash and its sealed message. The code itself does not leave this function."""
+        code = new_code(length)
+        rendered = self._texts.render(
+            code=code,
+            ttl_s=ttl_s,
+            template=recipient.template,
+            locale=recipient.locale,
+            region=phone.region(recipient.to),
+        )
+        code_hash = await self._hasher.hash(otp_id, client_id=tenant.client_id, mode=tenant.mode, code=code)
+        content = Content(recipient.to, rendered.text)
+        return code_hash, self._seal(content, message_id, tenant, message_id, CHANNEL)
+
+    def _seal(self, content: msgspec.Struct, record_id: str, tenant: Tenant, *bound_to: str) -> bytes:
+        plain = msgspec.msgpack.encode(content)
+        return self._keyring.seal(plain, record_id=record_id, count=0, bound_to=(*tenant, *bound_to))
+
+    def _unseal(self, sealed: bytes, tenant: Tenant, otp_id: str) -> SealedRecipient:
+        try:
+            plain = self._keyring.unseal(sealed, record_id=otp_id, count=0, bound_to=(*tenant, otp_id))
+        except UnsealError:
+            raise problem("OTP_NOT_FOUND") from None
+        return msgspec.msgpack.decode(plain, type=SealedRecipient)
+
+    def _index(self, to: str) -> str:
+        return self._keyring.index("number", to).hex()
+
+    def _session(self, tenant: Tenant, session: str | None) -> str:
+        checked = fields.session(session)
+        return self._keyring.index("session", *tenant, checked).hex() if checked is not None else ""
+
+    def _known(self, otp_id: str) -> OtpId:
+        """Parse an id whose code we could hash; any other looks like an unknown one."""
+        parsed = _parsed(otp_id)
+        if not self._hasher.knows(parsed):
+            raise problem("OTP_NOT_FOUND")
+        return parsed
+
+    def _operation(self, tenant: Tenant, call: str, key: str | None, request: msgspec.Struct) -> Operation:
+        if key is None:
+            return Operation("", "")
+        return Operation(
+            self._keyring.index("idempotency", *tenant, key).hex(),
+            self._keyring.index("request", call, msgspec.json.encode(request, order="sorted")).hex(),
+        )
+
+    def _sent(
+        self,
+        caller: Principal,
+        outcome: Accepted | Replayed | Refusal,
+        otp_id: str,
+        message_id: str,
+        to: str,
+        purpose: str,
+        code_length: int,
+    ) -> SentOtp:
+        if isinstance(outcome, Refusal):
+            raise refusal_problem(outcome, caller.policy, self._limits)
+        if isinstance(outcome, Replayed):
+            return SentOtp(
+                otp_id=outcome.otp_id,
+                message_id=outcome.message_id,
+                to=outcome.to,
+                purpose=outcome.purpose,
+                status=outcome.status,
+                channel=outcome.channel,
+                code_length=outcome.code_length,
+                expires_at=outcome.expires_at,
+                resend_at=outcome.resend_at,
+                attempts_remaining=outcome.attempts_remaining,
+                is_replay=True,
+            )
+        return SentOtp(
+            otp_id=otp_id,
+            message_id=message_id,
+            to=to,
+            purpose=purpose,
+            status="pending",
+            channel=CHANNEL,
+            code_length=code_length,
+            expires_at=outcome.expires_at,
+            resend_at=outcome.resend_at,
+            attempts_remaining=outcome.attempts_remaining,
+        )
+
+    def _send_limits(self, caller: Principal, end_user_ip: str | None) -> SendLimits:
+        network = fields.end_user_network(end_user_ip)
+        address = self._keyring.index("address", caller.client_id, caller.mode, network).hex() if network else ""
+        return SendLimits(
+            cooldown_ms=caller.policy.cooldown_s * 1000,
+            max_sends=caller.policy.sends_per_hour,
+            max_address_sends=self._limits.end_user_ip_sends_per_hour,
+            address=address,
+            max_ceiling_sends=self._limits.service_sends_per_hour or None,
+            queue_limit=self._limits.queue_limit,
+            idempotency_ms=self._limits.idempotency_ttl_s * 1000,
+        )
+
+
+def _parsed(otp_id: str) -> OtpId:
+    try:
+        return parse_otp_id(otp_id)
+    except MalformedId:
+        raise problem("OTP_NOT_FOUND") from None
+
+
+def _normalised(number: str) -> str:
+    try:
+        return phone.normalise(number)
+    except phone.InvalidNumber as error:
+        raise _invalid_number(error) from None
+
+
+def _invalid_number(error: phone.InvalidNumber) -> ApiError:
+    return problem("INVALID_PHONE_NUMBER", details={"field": "to", "reason": error.reason})
+
+
+def _metadata(text: str) -> dict[str, Any] | None:
+    return msgspec.json.decode(text, type=dict[str, Any]) if text else None

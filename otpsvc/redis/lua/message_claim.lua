@@ -1,0 +1,73 @@
+--[[
+message_claim: lease due messages to one worker, and end those whose code is no longer wanted.
+
+A leased message stays in the due-set, due again when its lease runs out: a worker that dies forgets nothing.
+
+KEYS
+  due           zset, when each waiting message is next due
+  wake          list, the token that wakes a worker
+ARGV
+  token         names this lease: only its holder may record what became of the messages
+  lease_ms
+  limit
+  min_life_ms   a code with less life left is not sent
+  otp_base      names of other keys in this partition, short of their last part
+  message_base
+  sealed_base
+Returns
+  claimed       in how many ms the next message falls due (-1: none waits), then a list per leased message: message_id, client, mode, otp_id, channel, sealed text, created_at, expires_at, tries, 1 where an earlier lease ran out
+Events
+]]
+-- include now_ms
+-- include end_message
+-- include wake
+
+local now = now_ms()
+local limit = tonumber(arg.limit)
+local lease_until = now + arg.lease_ms
+
+local due = redis.call('ZRANGEBYSCORE', key.due, '-inf', now, 'LIMIT', 0, limit)
+local leased, ended, missing = {}, {}, {}
+for _, message_id in ipairs(due) do
+  local message = redis.call('HMGET', arg.message_base .. message_id, 'client', 'mode', 'otp_id', 'channel',
+    'created_at', 'expires_at', 'tries', 'token')
+  if not message[1] then
+    missing[#missing + 1] = message_id
+  else
+    local otp = redis.call('HMGET', arg.otp_base .. message[3], 'status', 'message_id')
+    local sealed = redis.call('GET', arg.sealed_base .. message_id)
+    local ends_at = tonumber(message[6])
+    if otp[1] ~= 'pending' and otp[1] or otp[2] and otp[2] ~= message_id then
+      ended[#ended + 1] = {message_id, 'cancelled', otp[1] ~= 'pending' and otp[1] or 'resent'}
+    elseif not otp[1] or not sealed or ends_at - now < tonumber(arg.min_life_ms) then
+      ended[#ended + 1] = {message_id, 'expired', 'code_expired'}
+    else
+      leased[#leased + 1] = {message_id, message[1], message[2], message[3], message[4], sealed, message[5],
+        message[6], message[7] + 1, message[8] and 1 or 0}
+    end
+  end
+end
+local later = redis.call('ZRANGEBYSCORE', key.due, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+local waiting = redis.call('LLEN', key.wake)
+
+-- All is read and decided; from here on only writes.
+for _, message in ipairs(leased) do
+  redis.call('HSET', arg.message_base .. message[1], 'status', 'processing', 'token', arg.token, 'tries', message[9])
+  redis.call('ZADD', key.due, lease_until, message[1])
+end
+for _, message in ipairs(ended) do
+  end_message(arg.message_base .. message[1], arg.sealed_base .. message[1], key.due, message[1], message[2],
+    message[3], now)
+end
+if #missing > 0 then
+  redis.call('ZREM', key.due, unpack(missing))
+end
+local next_due = later[2] and tonumber(later[2]) or nil
+if #leased > 0 then
+  next_due = math.min(next_due or lease_until, lease_until)
+end
+if #due == limit then
+  wake(waiting)
+  next_due = now
+end
+return {'claimed', next_due and next_due - now or -1, leased}

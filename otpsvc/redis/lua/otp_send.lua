@@ -1,0 +1,151 @@
+--[[
+otp_send: accept a new OTP and its message, or refuse and change nothing.
+
+KEYS
+  otp            hash, the new OTP's record
+  message        hash, the new message's record
+  sealed         string, the message's sealed number and text
+  live           hash, session -> living OTP of this client, mode, number and purpose
+  cooldown       string, when this client, mode, number, purpose and session last got a code
+  sends          zset, this client's and mode's codes to the number
+  fails          zset, this client's and mode's wrong guesses for the number
+  due            zset, when each waiting message is next due
+  wake           list, the token that wakes a worker
+  events         stream
+  idempotency    hash, the stored answer (the OTP's own name where the call has no Idempotency-Key)
+  address        zset, codes asked for from the end user's address (the OTP's own name where none was given)
+  ceiling        zset, all clients' codes to the number (the OTP's own name where the ceiling is off)
+ARGV
+  otp_id
+  message_id
+  client
+  mode
+  purpose
+  session            fingerprint, empty where the caller named none
+  number             what the names of this client's keys about the number end with
+  to                 the number, masked
+  to_sealed          the number and what a resend needs, sealed
+  metadata           JSON, empty where none
+  channel
+  code_hash
+  code_length
+  sealed_text
+  ttl_ms
+  cooldown_ms
+  max_attempts
+  max_sends
+  max_wrong_guesses
+  max_address_sends  empty where no address was given
+  max_ceiling_sends  empty where the ceiling is off
+  max_live
+  queue_limit
+  request            fingerprint of the decoded request, empty where the call has no Idempotency-Key
+  idempotency_ms
+  otp_base           names of other records in this partition, short of their id
+  message_base
+  sealed_base
+  event_id
+  superseded_event_id
+Returns
+  accepted       now, expires_at, resend_at
+  replayed       now, otp_id, message_id, to, purpose, channel, code_length, expires_at, resend_at, status, attempts left
+  conflict       now: the Idempotency-Key belongs to another request
+  locked_out     now, when the next code is allowed
+  cooldown       now, when, otp_id of the code that was sent
+  number_limit   now, when
+  address_limit  now, when
+  ceiling        now, when
+  live_limit     now, when the first of the living sessions ends
+  busy           now: the queue is full
+Events
+  otp.sent
+  otp.superseded
+]]
+-- include now_ms
+-- include replay
+-- include send_refusal
+-- include enqueue
+-- include end_message
+-- include wake
+-- include append_event
+
+local now = now_ms()
+
+local repeated = redis.call('HMGET', key.otp, 'created_at', 'expires_at', 'resend_at')
+if repeated[1] then
+  return {'accepted', tonumber(repeated[1]), tonumber(repeated[2]), tonumber(repeated[3])}
+end
+local replayed = replay(arg.otp_base, now)
+if replayed then
+  return replayed
+end
+
+local locked_until = window_full(key.fails, tonumber(arg.max_wrong_guesses), HOUR_MS, now)
+if locked_until then
+  return {'locked_out', now, locked_until}
+end
+local refusal = send_refusal(now)
+if refusal then
+  return refusal
+end
+
+-- A send supersedes only its own session's code, and only so many sessions may have one: a stranger who opens the same
+-- form can neither kill the code that a person is typing nor multiply the guesses.
+local living, first_end, superseded = 0, nil, nil
+local sessions = redis.call('HGETALL', key.live)
+local ended = {}
+for i = 1, #sessions, 2 do
+  local ends_at, otp_id = string.match(sessions[i + 1], '^(%d+) (.+)$')
+  if tonumber(ends_at) <= now then
+    ended[#ended + 1] = sessions[i]
+  elseif sessions[i] == arg.session then
+    superseded = otp_id
+  else
+    living = living + 1
+    first_end = math.min(first_end or tonumber(ends_at), tonumber(ends_at))
+  end
+end
+if living >= tonumber(arg.max_live) then
+  return {'live_limit', now, first_end}
+end
+if redis.call('ZCARD', key.due) >= tonumber(arg.queue_limit) then
+  return {'busy', now}
+end
+
+local old_message, old_message_status
+if superseded then
+  old_message = redis.call('HGET', arg.otp_base .. superseded, 'message_id')
+  old_message_status = old_message and redis.call('HGET', arg.message_base .. old_message, 'status')
+end
+local waiting = redis.call('LLEN', key.wake)
+
+-- All is read and decided; from here on only writes.
+local expires_at = now + arg.ttl_ms
+local resend_at = now + arg.cooldown_ms
+redis.call('HSET', key.otp, 'client', arg.client, 'mode', arg.mode, 'purpose', arg.purpose, 'session', arg.session,
+  'number', arg.number, 'to', arg.to, 'to_sealed', arg.to_sealed, 'metadata', arg.metadata, 'channel', arg.channel,
+  'status', 'pending', 'code_hash', arg.code_hash, 'code_length', arg.code_length, 'attempts', 0,
+  'max_attempts', arg.max_attempts, 'resends', 0, 'ttl_ms', arg.ttl_ms, 'message_id', arg.message_id,
+  'created_at', now, 'expires_at', expires_at, 'resend_at', resend_at)
+redis.call('PEXPIREAT', key.otp, expires_at + 900000)
+enqueue(arg.message_id, arg.otp_id, arg.client, arg.mode, arg.channel, arg.sealed_text, expires_at, now)
+count_send(arg.otp_id, arg.message_id, now)
+if #ended > 0 then
+  redis.call('HDEL', key.live, unpack(ended))
+end
+redis.call('HSET', key.live, arg.session, expires_at .. ' ' .. arg.otp_id)
+redis.call('PEXPIRE', key.live, 1800000)
+if superseded and old_message then
+  redis.call('HSET', arg.otp_base .. superseded, 'status', 'superseded', 'ended_at', now)
+  redis.call('PEXPIRE', arg.otp_base .. superseded, 900000)
+  redis.call('DEL', arg.sealed_base .. old_message)
+  if old_message_status == 'queued' then
+    end_message(arg.message_base .. old_message, arg.sealed_base .. old_message, key.due, old_message, 'cancelled',
+      'superseded', now)
+  end
+  append_event(key.events, arg.superseded_event_id, 'otp.superseded', superseded, old_message, arg.client, arg.mode, now)
+end
+remember(arg.otp_id, arg.to, arg.purpose, arg.code_length, arg.max_attempts, expires_at, resend_at)
+append_event(key.events, arg.event_id, 'otp.sent', arg.otp_id, arg.message_id, arg.client, arg.mode, now)
+wake(waiting)
+return {'accepted', now, expires_at, resend_at}

@@ -1,0 +1,103 @@
+--[[
+otp_verify: count one guess, compare it, and consume the OTP if it is right: once, whatever comes in parallel.
+
+The record keeps an operation, a fingerprint and the outcome of each counted guess, so that a call whose answer was lost
+can be made again without costing an attempt.
+
+KEYS
+  otp             hash, the OTP's record
+  events          stream
+ARGV
+  otp_id
+  client
+  mode
+  number          what the names of this client's keys about the number end with; empty where the caller sent no number
+  purpose         empty where the caller sent none
+  session         fingerprint, empty where the caller sent none
+  code_hash
+  code_length
+  operation       fingerprint of the operation's id
+  guess           fingerprint of the guess
+  live_base       names of other keys in this partition, short of their last part
+  fails_base
+  sealed_base
+  event_id
+  locked_event_id
+Returns
+  right           now, to, purpose, metadata, verified_at
+  wrong           now, attempts left
+  conflict        now: the operation was used for another guess
+  not_found       now: unknown, another owner's, another number, purpose or session, verified, superseded or cancelled
+  expired         now
+  format          now, code_length: the guess is longer or shorter than the code
+  no_attempts     now
+Events
+  otp.verified
+  otp.rejected
+  otp.locked
+]]
+-- include now_ms
+-- include window
+-- include end_otp
+-- include append_event
+
+local HOUR_MS = 3600000
+local now = now_ms()
+
+local otp = redis.call('HMGET', key.otp, 'client', 'mode', 'number', 'purpose', 'session', 'status', 'expires_at',
+  'code_length', 'attempts', 'max_attempts', 'code_hash', 'previous_hash', 'previous_until', 'message_id', 'to',
+  'metadata', 'ended_at', 'guess_1', 'guess_2', 'guess_3')
+local number, purpose, session, status, ends_at = otp[3], otp[4], otp[5], otp[6], tonumber(otp[7])
+local attempts, max_attempts, message_id = tonumber(otp[9]), tonumber(otp[10]), otp[14]
+
+if otp[1] ~= arg.client or otp[2] ~= arg.mode
+  or (arg.number ~= '' and arg.number ~= number)
+  or (arg.purpose ~= '' and arg.purpose ~= purpose)
+  or (arg.session ~= '' and arg.session ~= session) then
+  return {'not_found', now}
+end
+for i = 1, attempts do
+  local operation, guess, outcome = string.match(otp[17 + i], '^(%S+) (%S+) (%S+)$')
+  if operation == arg.operation then
+    if guess ~= arg.guess then
+      return {'conflict', now}
+    end
+    if outcome == 'right' then
+      return {'right', now, otp[15], purpose, otp[16], tonumber(otp[17])}
+    end
+    return {'wrong', now, max_attempts - i}
+  end
+end
+if status == 'verified' or status == 'superseded' or status == 'cancelled' then
+  return {'not_found', now}
+end
+if ends_at <= now then
+  return {'expired', now}
+end
+if status == 'locked' or attempts >= max_attempts then
+  return {'no_attempts', now}
+end
+if arg.code_length ~= otp[8] then
+  return {'format', now, tonumber(otp[8])}
+end
+local is_right = arg.code_hash == otp[11]
+  or (otp[12] and arg.code_hash == otp[12] and now < tonumber(otp[13]))
+local live_name = arg.live_base .. number .. ':' .. purpose
+local living = is_living(live_name, session, arg.otp_id)
+
+-- All is read and decided; from here on only writes, the counted attempt first.
+attempts = attempts + 1
+redis.call('HSET', key.otp, 'attempts', attempts, 'guess_' .. attempts,
+  arg.operation .. ' ' .. arg.guess .. ' ' .. (is_right and 'right' or 'wrong'))
+if is_right then
+  end_otp('verified', message_id, live_name, session, living, now)
+  append_event(key.events, arg.event_id, 'otp.verified', arg.otp_id, message_id, arg.client, arg.mode, now)
+  return {'right', now, otp[15], purpose, otp[16], now}
+end
+window_add(arg.fails_base .. number, arg.otp_id .. ':' .. attempts, HOUR_MS, now)
+append_event(key.events, arg.event_id, 'otp.rejected', arg.otp_id, message_id, arg.client, arg.mode, now)
+if attempts >= max_attempts then
+  end_otp('locked', message_id, live_name, session, living, now)
+  append_event(key.events, arg.locked_event_id, 'otp.locked', arg.otp_id, message_id, arg.client, arg.mode, now)
+end
+return {'wrong', now, max_attempts - attempts}
