@@ -1,0 +1,114 @@
+"""One call of one sender, made safe: whatever a sender does, exactly one outcome comes back in bounded time.
+
+A sender is somebody else's code. It may raise, hang, ignore its cancellation, or answer nonsense: each of these is
+Unknown, because the request may have left. Its words are never logged before `scrubbed` has looked at them.
+"""
+
+import asyncio
+import logging
+import math
+import re
+from typing import Any
+
+from otpsvc.faults import described
+from otpsvc.senders.contract import (
+    Accepted,
+    OutboundMessage,
+    Outcome,
+    Rejected,
+    RejectionKind,
+    RetryLater,
+    Sender,
+    Unknown,
+)
+
+MAX_RETRY_AFTER_S = 3600.0
+_MIN_RETRY_AFTER_S = 0.1
+_MAX_DETAIL_LENGTH = 200
+_MAX_PROVIDER_ID_LENGTH = 255
+_TELLING_DIGITS = 7  # the end of a number that still points to a person
+
+_log = logging.getLogger(__name__)
+
+
+class Handover:
+    """Calls senders; keeps hold of calls that outlive their time-out until they end."""
+
+    def __init__(self) -> None:
+        self._abandoned: set[asyncio.Task[Outcome]] = set()
+
+    async def call(self, sender: Sender[Any], message: OutboundMessage, timeout_s: float) -> Outcome:
+        """Hand over a message and return what became of it, at the latest after `timeout_s`.
+
+        The send runs as a task of its own, so that neither a swallowed cancellation nor one that the sender raises
+        itself can be mistaken for ours.
+        """
+        task = asyncio.create_task(_send(sender, message))
+        try:
+            await asyncio.wait({task}, timeout=timeout_s)
+        except asyncio.CancelledError:
+            self._abandon(task)
+            raise
+        if not task.done():
+            self._abandon(task)
+            return Unknown(f"no answer within {timeout_s:g} s")
+        if task.cancelled():
+            return Unknown("the sender cancelled itself")
+        if (error := task.exception()) is not None:
+            return Unknown(described(error))
+        return _checked(task.result(), message)
+
+    def _abandon(self, task: "asyncio.Task[Outcome]") -> None:
+        self._abandoned.add(task)
+        task.add_done_callback(self._forget)
+        task.cancel()
+
+    def _forget(self, task: "asyncio.Task[Outcome]") -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.info("an abandoned send ended: %s", described(error))
+
+
+async def _send(sender: Sender[Any], message: OutboundMessage) -> Outcome:
+    return await sender.send(message)
+
+
+def _checked(answer: object, message: OutboundMessage) -> Outcome:
+    """Believe only what the contract allows; structs do not check their fields by themselves."""
+    match answer:
+        case Accepted(provider_id, parts):
+            return Accepted(_provider_id(provider_id), parts if isinstance(parts, int) else None)
+        case Rejected(kind, detail):
+            return Rejected(_kind(kind), scrubbed(detail, message))
+        case RetryLater(after_s, detail):
+            return RetryLater(_pause_s(after_s), scrubbed(detail, message))
+        case Unknown(detail):
+            return Unknown(scrubbed(detail, message))
+        case _:
+            return Unknown(f"the sender answered with {type(answer).__name__}")
+
+
+def _kind(value: object) -> RejectionKind:
+    return value if isinstance(value, RejectionKind) else RejectionKind.GATEWAY_ERROR
+
+
+def _provider_id(value: object) -> str | None:
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_PROVIDER_ID_LENGTH:
+        return None
+    return value if value.isprintable() else None
+
+
+def _pause_s(value: object) -> float:
+    if not isinstance(value, int | float) or math.isnan(value):
+        return _MIN_RETRY_AFTER_S
+    return min(max(float(value), _MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
+
+
+def scrubbed(detail: object, message: OutboundMessage) -> str:
+    """Return a sender's detail if it can be logged: one short line without the number or any digits of the text."""
+    if not isinstance(detail, str):
+        return ""
+    line = "".join(letter if letter.isprintable() else " " for letter in detail)[:_MAX_DETAIL_LENGTH]
+    digits = re.sub(r"\D", "", line)
+    telling = [message.to.lstrip("+")[-_TELLING_DIGITS:], *re.findall(r"\d{4,}", message.text)]
+    return "" if any(run in digits for run in telling) or message.text in line else line

@@ -1,0 +1,56 @@
+"""What a message is, its states, and what a worker holds while it delivers one."""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class MessageStatus(StrEnum):
+    """The states of a message (ARCHITECTURE, Words). The last five never change."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What is sealed together: the number (E.164) and the rendered text. Holds the plain code: never log it."""
+
+    to: str
+    text: str
+
+    def __repr__(self) -> str:
+        """Hide both, so that no traceback or log line can show them."""
+        return "Content(…)"
+
+
+class ClaimedMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message leased to one worker: only `token` may record what became of it.
+
+    `expires_at_ms` is the end of its code's life, `created_at_ms` its acceptance (both the store's clock, ms since
+    1970). `tries` counts leases, this one included. `is_uncertain` says that an earlier lease ran out without a word, so
+    that a sender may already have the message. `sealed` is opened by the worker alone.
+    """
+
+    message_id: str
+    token: str
+    client_id: str
+    mode: str
+    otp_id: str
+    channel: str
+    sealed: bytes
+    created_at_ms: int
+    expires_at_ms: int
+    tries: int
+    is_uncertain: bool
+
+
+class ClaimedBatch(msgspec.Struct, frozen=True):
+    """What one claim brought: the leased messages, and in how many ms the next one falls due (None: none waits)."""
+
+    messages: list[ClaimedMessage]
+    next_due_in_ms: int | None

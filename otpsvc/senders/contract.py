@@ -1,0 +1,321 @@
+"""What a sender is: the one door through which a message leaves, the same for ours and for a stranger's.
+
+A sender turns one message into one call to one gateway and says truthfully what became of it. It never retries, never
+picks another gateway and never looks at codes: that is the dispatcher's work. The contract is final: it grows only by
+fields with defaults and by methods with defaults, so a sender written today loads tomorrow. How to write one:
+docs/senders.md.
+
+No string made here or by a sender (details, provider ids, exceptions, log lines) may hold the text or the number.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from otpsvc.clock import Clock
+from otpsvc.settings_values import Secret
+
+__all__ = (
+    "RULES",
+    "Accepted",
+    "Capabilities",
+    "Channel",
+    "Health",
+    "NoSettings",
+    "OutboundMessage",
+    "Outcome",
+    "Receipt",
+    "ReceiptRefusal",
+    "ReceiptRequest",
+    "ReceiptStatus",
+    "Receipts",
+    "RefusalKind",
+    "Rejected",
+    "RejectionKind",
+    "RetryLater",
+    "Rule",
+    "Secret",
+    "Sender",
+    "SenderContext",
+    "SentMessage",
+    "Unknown",
+)
+
+
+class Channel(StrEnum):
+    """The ways a message can travel."""
+
+    SMS = "sms"
+    VOICE = "voice"
+    EMAIL = "email"
+    WHATSAPP = "whatsapp"
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sender can do, as its gateway really behaves; where in doubt the weaker answer is the safe one.
+
+    `honours_expiry`: the gateway is told `expires_at` and drops the message then. `max_lifetime_s`: the longest a
+    gateway may hold a message before it goes out or dies, None if nobody knows. `is_idempotent`: the gateway itself
+    recognises our message id, so that the same call made twice sends one message. `can_cancel`, `has_receipts` and
+    `has_presence` promise that `cancel`, `parse_receipt` or `poll`, and `health` really tell. `longest_text` counts
+    characters, None for no limit below ours.
+    """
+
+    channels: frozenset[Channel]
+    honours_expiry: bool = False
+    max_lifetime_s: int | None = None
+    is_idempotent: bool = False
+    can_cancel: bool = False
+    has_receipts: bool = False
+    has_presence: bool = False
+    longest_text: int | None = None
+
+
+class OutboundMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One message to hand over now. It holds the plain code: pass it to the gateway and to nothing else.
+
+    `to` is E.164 with the plus. `expires_at` is when its code ends (seconds since 1970) and `life_s` how much of that
+    was left at the call: a gateway that takes a validity gets it from here. `try_number` starts at 1. `mode` is `live`
+    or `test`.
+    """
+
+    message_id: str
+    client_id: str
+    mode: str
+    channel: Channel
+    to: str
+    text: str
+    expires_at: float
+    life_s: float
+    try_number: int
+
+    def __repr__(self) -> str:
+        """Name the message, hide the number and the text."""
+        return f"OutboundMessage({self.message_id}, {self.channel})"
+
+
+class RejectionKind(StrEnum):
+    """Why a message was surely not sent, or not delivered: the closed list every gateway's codes are mapped to."""
+
+    INVALID_NUMBER = "invalid_number"  # no such number, on any gateway
+    BLOCKED = "blocked"  # the recipient opted out, or is on a stop list
+    UNSUPPORTED = "unsupported"  # this country, operator, channel or alphabet is not served here
+    TEXT_REFUSED = "text_refused"  # content filter, or a template that was not approved
+    TOO_LONG = "too_long"
+    SENDER_REFUSED = "sender_refused"  # the sender id (origin) is unknown or not permitted
+    NO_CREDIT = "no_credit"
+    UNAUTHORISED = "unauthorised"  # key, token, scope or address list; suspended account
+    MISCONFIGURED = "misconfigured"  # the call itself is wrong: parameter, tariff, unknown device
+    UNAVAILABLE = "unavailable"  # nobody took it: connection refused, no phone online, budget used up
+    UNDELIVERABLE = "undeliverable"  # the network gave up: phone off, absent, radio error
+    GATEWAY_ERROR = "gateway_error"  # refused with a code that no table knows
+
+
+class Rule(NamedTuple):
+    """What follows from a rejection: whether the next sender may carry the message, whether an operator must act."""
+
+    next_may_try: bool
+    needs_operator: bool
+
+
+RULES: Mapping[RejectionKind, Rule] = {
+    RejectionKind.INVALID_NUMBER: Rule(next_may_try=False, needs_operator=False),
+    RejectionKind.BLOCKED: Rule(next_may_try=False, needs_operator=False),
+    RejectionKind.UNSUPPORTED: Rule(next_may_try=True, needs_operator=False),
+    RejectionKind.TEXT_REFUSED: Rule(next_may_try=True, needs_operator=True),
+    RejectionKind.TOO_LONG: Rule(next_may_try=True, needs_operator=False),
+    RejectionKind.SENDER_REFUSED: Rule(next_may_try=True, needs_operator=True),
+    RejectionKind.NO_CREDIT: Rule(next_may_try=True, needs_operator=True),
+    RejectionKind.UNAUTHORISED: Rule(next_may_try=True, needs_operator=True),
+    RejectionKind.MISCONFIGURED: Rule(next_may_try=True, needs_operator=True),
+    RejectionKind.UNAVAILABLE: Rule(next_may_try=True, needs_operator=False),
+    RejectionKind.UNDELIVERABLE: Rule(next_may_try=True, needs_operator=False),
+    RejectionKind.GATEWAY_ERROR: Rule(next_may_try=True, needs_operator=False),
+}
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The gateway took the message. `provider_id` is its own id for it, `parts` what it counted, where it says so."""
+
+    provider_id: str | None = None
+    parts: int | None = None
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """The message was surely not sent, and asking this sender again would not help."""
+
+    kind: RejectionKind
+    detail: str = ""
+
+
+class RetryLater(msgspec.Struct, frozen=True):
+    """The message was surely not sent, and this sender may take it after `after_s` seconds (throttled, restarting)."""
+
+    after_s: float
+    detail: str = ""
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """The request may have arrived, and nobody can say what became of it: no answer, or one that cannot be read."""
+
+    detail: str = ""
+
+
+Outcome = Accepted | Rejected | RetryLater | Unknown
+
+
+class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message this sender accepted earlier, for `poll` and `cancel`. `sent_at`: seconds since 1970."""
+
+    message_id: str
+    provider_id: str | None
+    channel: Channel
+    sent_at: float
+
+
+class ReceiptStatus(StrEnum):
+    """What a receipt says, in the order a message lives through it. A word no table knows is UNKNOWN, never a guess."""
+
+    ACCEPTED = "accepted"
+    DISPATCHED = "dispatched"  # a phone pulled it, an operator's centre has it
+    SENT = "sent"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """One statement about one message: named by our id, by the gateway's, or by both.
+
+    `receipt_id` is the gateway's id of this statement, the same when it is repeated. `happened_at`: seconds since
+    1970 by the gateway's clock. `kind` says why, for FAILED.
+    """
+
+    status: ReceiptStatus
+    message_id: str | None = None
+    provider_id: str | None = None
+    receipt_id: str | None = None
+    happened_at: float | None = None
+    kind: RejectionKind | None = None
+    detail: str = ""
+
+
+class ReceiptRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP request that claims to carry receipts.
+
+    `url` is the public address it was sent to, query included: some gateways sign it. Header names are lower case. The
+    body may hold the text we sent, so it is hidden.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        """Hide everything a gateway may have echoed."""
+        return f"ReceiptRequest({self.method})"
+
+
+class Receipts(msgspec.Struct, frozen=True):
+    """Authentic receipts, and the body the gateway wants to read for them (most want none)."""
+
+    items: tuple[Receipt, ...]
+    answer: bytes = b""
+
+
+class RefusalKind(StrEnum):
+    """Why a receipt request was not believed."""
+
+    UNSUPPORTED = "unsupported"  # this sender has no receipts
+    UNAUTHENTIC = "unauthentic"  # missing, wrong or outdated proof
+    MALFORMED = "malformed"
+
+
+class ReceiptRefusal(msgspec.Struct, frozen=True):
+    """The request was refused; nothing in it may be used."""
+
+    kind: RefusalKind
+    detail: str = ""
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether a sender could send now, as far as it can tell without sending."""
+
+    is_ready: bool
+    detail: str = ""
+
+
+class NoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of a sender that has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SenderContext:
+    """What the house lends to a sender. `is_dev` is true under `otpsvc dev` only."""
+
+    is_dev: bool
+    clock: Clock
+
+
+SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
+
+
+class Sender(ABC, Generic[SettingsT]):
+    """One configured way out. The registry makes it, `open` is awaited once before the first send, `close` once after.
+
+    `Settings` is the struct its table in the settings file is read into; keys, tokens and passwords are `Secret`, which
+    does not print. `capabilities` may be a class attribute,
+    or set in `__init__` where it depends on the settings. A sender that shows codes to whoever looks sets `is_dev_only`
+    and is refused outside `dev`.
+    """
+
+    Settings: ClassVar[type[msgspec.Struct]] = NoSettings
+    is_dev_only: ClassVar[bool] = False
+    capabilities: Capabilities
+
+    def __init__(self, name: str, settings: SettingsT, context: SenderContext) -> None:
+        self.name = name
+        self.settings = settings
+        self.context = context
+
+    def __repr__(self) -> str:
+        """Name the sender, hide its settings."""
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    async def open(self) -> None:
+        """Connect, fetch a first token: whatever must work before the first send. Raise ConfigurationError if not."""
+
+    async def close(self) -> None:
+        """Let go of what `open` took; must be safe after a failed `open`."""
+
+    @abstractmethod
+    async def send(self, message: OutboundMessage) -> Outcome:
+        """Hand the message to the gateway once and say what became of it.
+
+        May be cancelled at the step time-out, called many times at once, and called again with the same message id only
+        if `is_idempotent`. Anything raised counts as Unknown: catch what surely happened before the request left and
+        answer Rejected(UNAVAILABLE) or RetryLater instead.
+        """
+
+    async def parse_receipt(self, request: ReceiptRequest) -> Receipts | ReceiptRefusal:  # noqa: ARG002 - for those who override it
+        """Check the proof of a receipt request, then read it. Never raise for what a stranger may send."""
+        return ReceiptRefusal(RefusalKind.UNSUPPORTED)
+
+    async def poll(self, messages: Sequence[SentMessage]) -> Sequence[Receipt]:  # noqa: ARG002 - for those who override it
+        """Ask the gateway about messages it accepted; leave out those it says nothing new about."""
+        return ()
+
+    async def cancel(self, message: SentMessage) -> bool:  # noqa: ARG002 - for those who override it
+        """Try to stop a message; True only if the gateway promises that it will not go out."""
+        return False
+
+    async def health(self) -> Health:
+        """Say whether a send could work now."""
+        return Health(is_ready=True)

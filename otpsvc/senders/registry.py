@@ -1,0 +1,144 @@
+"""The door: finds senders by their entry points, checks their settings, makes them.
+
+Ours and a stranger's come through the same group. Everything that can be wrong is said at start-up in one line that
+names the key or the distribution to mend; no value from the settings is ever repeated in such a line.
+"""
+
+import asyncio
+import difflib
+import inspect
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from otpsvc.errors import ConfigurationError
+from otpsvc.senders.contract import Capabilities, Sender, SenderContext
+
+GROUP = "otpsvc.senders"
+_CLOSE_TIMEOUT_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+AnySender = Sender[Any]
+SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
+StructType = type[SettingsT]
+
+
+class SenderTable(Protocol):
+    """The table `[senders.<name>]`, as the settings hold it."""
+
+    type: str
+
+    def read(self, kind: StructType[SettingsT], /) -> SettingsT:
+        """Read the rest of the table as that sender's own struct; raise ConfigurationError that names wrong keys."""
+        ...
+
+
+def load_senders(tables: Mapping[str, SenderTable], context: SenderContext) -> dict[str, AnySender]:
+    """Make a sender from each table of the settings, by name, order kept.
+
+    Raises ConfigurationError, in words for a person, for anything that would keep one of them from working.
+    """
+    installed = installed_senders()
+    return {name: _make(name, table, installed, context) for name, table in tables.items()}
+
+
+def installed_senders() -> dict[str, EntryPoint]:
+    """Return the sender types that are installed, by type; raise ConfigurationError if two packages claim one."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        other = found.setdefault(point.name, point)
+        # The same distribution may be seen twice, through two entries of the path.
+        if (_origin(other), other.value) != (_origin(point), point.value):
+            raise ConfigurationError(
+                f"sender type {point.name!r} is offered by both {_origin(other)} and {_origin(point)}: "
+                "uninstall one of them"
+            )
+    return found
+
+
+@asynccontextmanager
+async def opened(senders: Iterable[AnySender]) -> AsyncIterator[None]:
+    """Open senders in order for the body of a `with`, close them in reverse, also those whose `open` failed."""
+    async with AsyncExitStack() as stack:
+        for sender in senders:
+            stack.push_async_callback(_close, sender)
+            await sender.open()
+        yield
+
+
+async def _close(sender: AnySender) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+            await sender.close()
+    except Exception as error:  # noqa: BLE001 - one sender's bad manners must not keep the others open
+        _log.warning("sender %s did not close: %s", sender.name, type(error).__name__)
+
+
+def _make(
+    name: str,
+    table: SenderTable,
+    installed: Mapping[str, EntryPoint],
+    context: SenderContext,
+) -> AnySender:
+    where = f"senders.{name}"
+    kind = table.type
+    if kind not in installed:
+        raise ConfigurationError(
+            f"{where}.type: no sender type {kind!r} is installed{_nearest(kind, installed)}; "
+            f"installed types: {_listed(installed)}"
+        )
+    point = installed[kind]
+    sender_class = _load(where, point)
+    if sender_class.is_dev_only and not context.is_dev:
+        raise ConfigurationError(f"{where}: type {kind!r} shows codes in clear and loads under `otpsvc dev` only")
+    settings: msgspec.Struct = table.read(sender_class.Settings)
+    try:
+        sender = sender_class(name, settings, context)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a stranger's code: only its type is told, its words may repeat a secret
+        raise ConfigurationError(
+            f"{where}: {_origin(point)} failed to make the sender: {type(error).__name__}"
+        ) from None
+    if not isinstance(getattr(sender, "capabilities", None), Capabilities):
+        raise ConfigurationError(f"{where}: {_origin(point)} does not say its `capabilities`: ask its author")
+    return sender
+
+
+def _load(where: str, point: EntryPoint) -> type[AnySender]:
+    try:
+        loaded = point.load()
+    except Exception as error:  # noqa: BLE001 - importing a stranger's code can raise anything
+        raise ConfigurationError(
+            f"{where}: {_origin(point)} offers {point.value!r}, which cannot be imported: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from None
+    if not (isinstance(loaded, type) and issubclass(loaded, Sender)):
+        raise ConfigurationError(f"{where}: {_origin(point)} offers {point.value!r}, which is not a Sender class")
+    if inspect.isabstract(loaded):
+        missing = ", ".join(sorted(loaded.__abstractmethods__))
+        raise ConfigurationError(f"{where}: {_origin(point)} offers {point.value!r}, which lacks {missing}")
+    settings: object = loaded.Settings
+    if not (isinstance(settings, type) and issubclass(settings, msgspec.Struct)):
+        raise ConfigurationError(
+            f"{where}: {_origin(point)} offers {point.value!r}, whose Settings is not a msgspec.Struct"
+        )
+    return loaded
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _listed(installed: Mapping[str, EntryPoint]) -> str:
+    return ", ".join(sorted(installed)) or "none (is otpsvc itself installed?)"
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed package"
