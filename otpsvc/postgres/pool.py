@@ -1,0 +1,174 @@
+"""The pool of PostgreSQL connections, and the one place where its failures become ours.
+
+Every call has a time-out: to connect, to get a connection from the pool, and for the statement
+itself, on both sides of the wire. What a driver or a server says about a failed connection is never
+passed on, because it can hold the address, the user or the password; only the kind of failure is
+logged.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from otpsvc.errors import ConfigurationError, problem
+from otpsvc.postgres.queries import Cardinality, Query
+
+FLOOR_MAJOR_VERSION = 15
+CLOSE_TIMEOUT_S = 5.0
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+
+_log = logging.getLogger(__name__)
+
+# What means "not now" rather than "this statement is wrong". The standard's classes 08, 28, 3D, 53
+# and 57, a standby that was asked to write, and what loses a race for locks.
+_UNREACHABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+)
+
+# All that opening a connection can end with, an address that cannot be read included.
+START_FAILURES = (
+    OSError,
+    ValueError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresError,
+)
+
+
+class Database:
+    """Runs named queries; raises SERVICE_UNAVAILABLE where PostgreSQL does not answer in time.
+
+    A query's parameters are given by their names. Each method takes queries of its own cardinality
+    only.
+    """
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", *, timeout_s: float) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+
+    async def one(self, query: Query, **parameters: object) -> asyncpg.Record | None:
+        """Return the row, or None."""
+        row: asyncpg.Record | None = await self._run("one", query, parameters)
+        return row
+
+    async def many(self, query: Query, **parameters: object) -> list[asyncpg.Record]:
+        """Return all rows."""
+        rows: list[asyncpg.Record] = await self._run("many", query, parameters)
+        return rows
+
+    async def value(self, query: Query, **parameters: object) -> Any:
+        """Return the first column of the row, or None."""
+        return await self._run("value", query, parameters)
+
+    async def execute(self, query: Query, **parameters: object) -> None:
+        """Run a statement that answers no rows."""
+        await self._run("exec", query, parameters)
+
+    @contextlib.asynccontextmanager
+    async def borrowed_connection(self, purpose: str) -> AsyncIterator[Connection]:
+        """Lend a connection to what is no single query; `purpose` names it in the log."""
+        try:
+            async with self._pool.acquire(timeout=self._timeout_s) as connection:
+                yield connection
+        except _UNREACHABLE as error:
+            _log.warning("PostgreSQL did not serve %s: %s", purpose, type(error).__name__)
+            raise problem("SERVICE_UNAVAILABLE") from None
+
+    async def close(self) -> None:
+        """Close all connections, by force after five seconds."""
+        try:
+            await asyncio.wait_for(self._pool.close(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def _run(self, cardinality: Cardinality, query: Query, parameters: dict[str, object]) -> Any:
+        if query.cardinality != cardinality:
+            raise TypeError(f"query {query.name} answers {query.cardinality}, not {cardinality}")
+        arguments = query.arguments(parameters)
+        async with self.borrowed_connection(query.name) as connection:
+            match cardinality:
+                case "one":
+                    return await connection.fetchrow(query.sql, *arguments)
+                case "many":
+                    return await connection.fetch(query.sql, *arguments)
+                case "value":
+                    return await connection.fetchval(query.sql, *arguments)
+                case "exec":
+                    return await connection.execute(query.sql, *arguments)
+
+
+async def open_database(
+    url: str, *, min_connections: int = 1, max_connections: int = 8, timeout_s: float = 5.0
+) -> Database:
+    """Open the pool and check the server; raise ConfigurationError with one clear line."""
+    try:
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=min_connections,
+            max_size=max_connections,
+            timeout=timeout_s,
+            command_timeout=timeout_s,
+            server_settings={
+                "application_name": "otpsvc",
+                "timezone": "UTC",
+                "statement_timeout": str(int(timeout_s * 1000)),
+            },
+        )
+    except START_FAILURES as error:
+        raise start_fault(error) from None
+    try:
+        async with pool.acquire(timeout=timeout_s) as connection:
+            refuse_old_server(connection.get_server_version().major)
+    except START_FAILURES as error:
+        pool.terminate()
+        raise start_fault(error) from None
+    except BaseException:
+        pool.terminate()
+        raise
+    return Database(pool, timeout_s=timeout_s)
+
+
+def refuse_old_server(major: int) -> None:
+    """Raise ConfigurationError for a PostgreSQL below the floor."""
+    if major < FLOOR_MAJOR_VERSION:
+        raise ConfigurationError(f"database.url: PostgreSQL {FLOOR_MAJOR_VERSION} or later is needed, this is {major}")
+
+
+def start_fault(error: Exception) -> ConfigurationError:
+    """Say why PostgreSQL cannot be used, without repeating any part of its address."""
+    match error:
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            reason = "the server refuses this user or password"
+        case asyncpg.InvalidCatalogNameError():
+            reason = "the server has no database of this name"
+        case asyncpg.TooManyConnectionsError():
+            reason = "the server has no connection left"
+        case asyncpg.CannotConnectNowError():
+            reason = "the server is starting up or shutting down; try again shortly"
+        case TimeoutError():
+            reason = "the server does not answer in time"
+        case ConnectionRefusedError() | FileNotFoundError():
+            reason = "nothing listens at its address; is PostgreSQL running?"
+        case OSError():
+            reason = "its address cannot be reached"
+        case ValueError() | asyncpg.InterfaceError():
+            reason = "the address is not of the form postgresql://user:password@host:port/name"
+        case _:
+            reason = f"the driver reports {type(error).__name__}"
+    return ConfigurationError(f"database.url: {reason}")
