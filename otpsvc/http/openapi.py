@@ -1,0 +1,162 @@
+"""The OpenAPI description. Handlers read their own bodies, so each operation says here what it takes and gives.
+
+A test calls every operation and holds its answers against what this file says of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+from litestar import Router
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
+from litestar.openapi.spec import (
+    Components,
+    OpenAPIHeader,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    Operation,
+    Parameter,
+    Reference,
+    RequestBody,
+    Responses,
+    Schema,
+    SecurityScheme,
+)
+
+from otpsvc import __version__
+from otpsvc.errors import CATALOGUE
+from otpsvc.http.auth import API_KEY_HEADER, CLIENT_ID_HEADER
+from otpsvc.http.problems import JSON, PROBLEM_JSON
+from otpsvc.http.v1 import wire
+
+_COMMON_ERRORS = ("MISSING_AUTH_HEADERS", "INVALID_API_KEY", "INVALID_CLIENT_ID", "SERVICE_UNAVAILABLE")
+_SECURITY: dict[str, list[str]] = {"key": [], "client": []}
+_REF = "#/components/schemas/{name}"
+_ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["success", "error"],
+    "properties": {
+        "success": {"const": False},
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "details", "retryable", "request_id"],
+            "properties": {
+                "code": {"type": "string", "enum": sorted(CATALOGUE)},
+                "message": {"type": "string"},
+                "details": {"type": "object"},
+                "retryable": {"type": "boolean"},
+                "retry_after": {"type": "integer", "description": "seconds"},
+                "request_id": {"type": "string"},
+            },
+        },
+    },
+}
+_PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "instance", "code"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string"},
+        "code": {"type": "string", "enum": sorted(CATALOGUE)},
+    },
+}
+_STRUCTS = (
+    wire.SendBody,
+    wire.VerifyBody,
+    wire.VerifyOtpBody,
+    wire.ResendBody,
+    wire.SendAnswer,
+    wire.VerifiedAnswer,
+    wire.WrongAnswer,
+    wire.OtpAnswer,
+)
+
+
+def described(
+    *,
+    answers: Sequence[type[msgspec.Struct]],
+    errors: Sequence[str] = (),
+    body: type[msgspec.Struct] | None = None,
+    is_body_required: bool = True,
+    takes_idempotency_key: bool = False,
+) -> type[Operation]:
+    """Make the operation class of a handler: its body, its answers, the catalogue codes it can meet."""
+    request_body = (
+        RequestBody(content={JSON: _media_type(_ref(body))}, required=is_body_required) if body is not None else None
+    )
+    parameters = [_header("Idempotency-Key", "The same key and request again gives the same answer.")]
+    responses: Responses = {"200": _response("Done", [_ref(answer) for answer in answers])}
+    by_status: dict[int, list[str]] = {}
+    for code in (*errors, *_COMMON_ERRORS):
+        by_status.setdefault(CATALOGUE[code].status, []).append(code)
+    for status, codes in sorted(by_status.items()):
+        responses[str(status)] = _error_response(" or ".join(codes))
+
+    @dataclass
+    class Described(Operation):
+        def __post_init__(self) -> None:
+            self.security = [_SECURITY]
+            self.request_body = request_body
+            self.responses = responses
+            if takes_idempotency_key:
+                self.parameters = [*(self.parameters or ()), *parameters]
+
+    return Described
+
+
+def openapi_config(page: OpenAPIRenderPlugin, router: Router) -> OpenAPIConfig:
+    """Describe the API as a whole; `page` shows it and `router` holds what belongs to the page."""
+    schemas = msgspec.json.schema_components(_STRUCTS, ref_template=_REF)[1]
+    components = {**schemas, "Error": _ERROR_SCHEMA, "Problem": _PROBLEM_SCHEMA}
+    return OpenAPIConfig(
+        title="otpsvc",
+        version=__version__,
+        summary="Phone verification that a team runs itself: send a code, verify a code.",
+        openapi_router=router,
+        render_plugins=[page, JsonRenderPlugin(path="/openapi.json")],
+        use_handler_docstrings=True,
+        components=Components(
+            # The library types this as its own schema objects; plain JSON Schema passes through it unchanged.
+            schemas=cast("dict[str, Schema]", components),
+            security_schemes={
+                "key": SecurityScheme(type="apiKey", name=API_KEY_HEADER, security_scheme_in="header"),
+                "client": SecurityScheme(type="apiKey", name=CLIENT_ID_HEADER, security_scheme_in="header"),
+            },
+        ),
+    )
+
+
+def _ref(struct: type[msgspec.Struct]) -> Reference:
+    return Reference(ref=_REF.format(name=struct.__name__))
+
+
+def _media_type(schema: Reference | Schema) -> OpenAPIMediaType:
+    return OpenAPIMediaType(schema=schema)
+
+
+def _response(description: str, schemas: list[Reference]) -> OpenAPIResponse:
+    schema = schemas[0] if len(schemas) == 1 else Schema(one_of=list(schemas))
+    return OpenAPIResponse(
+        description=description,
+        content={JSON: _media_type(schema)},
+        headers={"X-Request-ID": OpenAPIHeader(schema=Schema(), description="The id of this request.")},
+    )
+
+
+def _error_response(description: str) -> OpenAPIResponse:
+    return OpenAPIResponse(
+        description=description,
+        content={
+            JSON: _media_type(Reference(ref=_REF.format(name="Error"))),
+            PROBLEM_JSON: _media_type(Reference(ref=_REF.format(name="Problem"))),
+        },
+    )
+
+
+def _header(name: str, description: str) -> Parameter:
+    return Parameter(name=name, param_in="header", required=False, description=description, schema=Schema())

@@ -1,0 +1,167 @@
+"""The OTP calls: `/v1/otp` and, on the same handlers, ZimSend's spellings under `/v1/sms`."""
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, Router, delete, get, post
+
+from otpsvc.clients.auth import Authenticator
+from otpsvc.http.auth import caller_of
+from otpsvc.http.bodies import BodyReader, idempotency_key
+from otpsvc.http.openapi import described
+from otpsvc.http.problems import JSON, language
+from otpsvc.http.v1 import wire
+from otpsvc.otp.model import SentOtp, VerifiedOtp, VerifyRequest, WrongGuess
+from otpsvc.otp.service import OtpService
+
+Call = Request[Any, Any, Any]
+
+_encode = msgspec.json.Encoder().encode
+_SEND = msgspec.json.Decoder(wire.SendBody)
+_VERIFY = msgspec.json.Decoder(wire.VerifyBody)
+_VERIFY_OTP = msgspec.json.Decoder(wire.VerifyOtpBody)
+_RESEND = msgspec.json.Decoder(wire.ResendBody)
+
+_RIGHT = {
+    "en": "The code is right.",
+    "fr": "Le code est correct.",
+    "it": "Il codice è corretto.",
+    "ru": "Код верный.",
+}
+_WRONG = {
+    "en": "The code is wrong.",
+    "fr": "Le code est incorrect.",
+    "it": "Il codice è errato.",
+    "ru": "Код неверный.",
+}
+
+_BODY_ERRORS = ("VALIDATION_ERROR", "INVALID_JSON", "REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
+_LIMIT_ERRORS = ("OTP_COOLDOWN", "OTP_RATE_LIMIT", "RATE_LIMIT_EXCEEDED", "IDEMPOTENCY_CONFLICT")
+_SEND_OPERATION = described(
+    body=wire.SendBody,
+    answers=[wire.SendAnswer],
+    errors=[
+        *_BODY_ERRORS,
+        "INVALID_PHONE_NUMBER",
+        "INVALID_TEMPLATE",
+        "MESSAGE_TOO_LONG",
+        *_LIMIT_ERRORS,
+        "OTP_LOCKED_OUT",
+    ],
+    takes_idempotency_key=True,
+)
+_VERIFY_ERRORS = (
+    *_BODY_ERRORS,
+    "INVALID_PHONE_NUMBER",
+    "INVALID_OTP_FORMAT",
+    "OTP_NOT_FOUND",
+    "OTP_EXPIRED",
+    "OTP_MAX_ATTEMPTS",
+    "IDEMPOTENCY_CONFLICT",
+)
+_VERIFY_ANSWERS: tuple[type[msgspec.Struct], ...] = (wire.VerifiedAnswer, wire.WrongAnswer)
+
+
+def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyReader) -> Router:
+    """Make the routes over a service; what they need is handed in, nothing is looked up."""
+
+    @post(["/otp", "/sms/send-otp"], status_code=200, operation_class=_SEND_OPERATION, summary="Send a code")
+    async def send(request: Call) -> Response[bytes]:
+        """Make a code, send it to `to`, answer with all that a user interface needs to show."""
+        caller = await caller_of(request, authenticator)
+        body = await bodies.read(request, _SEND)
+        return _sent(await service.send(caller, body.to_request(), idempotency_key(request)))
+
+    @post(
+        "/otp/{otp_id:str}/verify",
+        status_code=200,
+        operation_class=described(
+            body=wire.VerifyBody, answers=_VERIFY_ANSWERS, errors=_VERIFY_ERRORS, takes_idempotency_key=True
+        ),
+        summary="Verify a code",
+    )
+    async def verify(request: Call, otp_id: str) -> Response[bytes]:
+        """Compare one guess. A right one consumes the code; a wrong one answers 200 with `valid: false`."""
+        caller = await caller_of(request, authenticator)
+        body = await bodies.read(request, _VERIFY)
+        return _verified(request, await service.verify(caller, body.to_request(otp_id), idempotency_key(request)))
+
+    @post(
+        "/sms/verify-otp",
+        status_code=200,
+        operation_class=described(
+            body=wire.VerifyOtpBody, answers=_VERIFY_ANSWERS, errors=_VERIFY_ERRORS, takes_idempotency_key=True
+        ),
+        summary="Verify a code (ZimSend's spelling)",
+    )
+    async def verify_otp(request: Call) -> Response[bytes]:
+        """Compare one guess; the OTP's id is in the body."""
+        caller = await caller_of(request, authenticator)
+        body = await bodies.read(request, _VERIFY_OTP)
+        guess: VerifyRequest = body.to_request(body.otp_id)
+        return _verified(request, await service.verify(caller, guess, idempotency_key(request)))
+
+    @post(
+        "/otp/{otp_id:str}/resend",
+        status_code=200,
+        operation_class=described(
+            body=wire.ResendBody,
+            is_body_required=False,
+            answers=[wire.SendAnswer],
+            errors=[
+                *_BODY_ERRORS,
+                "OTP_NOT_FOUND",
+                "OTP_EXPIRED",
+                "OTP_MAX_ATTEMPTS",
+                "OTP_RESEND_LIMIT",
+                *_LIMIT_ERRORS,
+            ],
+            takes_idempotency_key=True,
+        ),
+        summary="Send another code for the same verification",
+    )
+    async def resend(request: Call, otp_id: str) -> Response[bytes]:
+        """Make a fresh code with a fresh life for the same id. Used attempts stay used; at most five times."""
+        caller = await caller_of(request, authenticator)
+        body = await bodies.read_optional(request, _RESEND, wire.ResendBody())
+        return _sent(await service.resend(caller, body.to_request(otp_id), idempotency_key(request)))
+
+    @get(
+        "/otp/{otp_id:str}",
+        operation_class=described(answers=[wire.OtpAnswer], errors=["OTP_NOT_FOUND"]),
+        summary="Look at a verification",
+    )
+    async def look(request: Call, otp_id: str) -> Response[bytes]:
+        """Give the status and times of one verification, until it is purged 15 minutes after its end."""
+        caller = await caller_of(request, authenticator)
+        return _answer(wire.OtpAnswer.of(await service.get(caller, otp_id)))
+
+    @delete(
+        "/otp/{otp_id:str}",
+        status_code=200,
+        operation_class=described(answers=[wire.OtpAnswer], errors=["OTP_NOT_FOUND", "OTP_NOT_PENDING"]),
+        summary="Cancel a verification",
+    )
+    async def cancel(request: Call, otp_id: str) -> Response[bytes]:
+        """End a pending verification; its code never verifies again. Cancelling twice is the same as once."""
+        caller = await caller_of(request, authenticator)
+        return _answer(wire.OtpAnswer.of(await service.cancel(caller, otp_id)))
+
+    return Router("/v1", route_handlers=[send, verify, verify_otp, resend, look, cancel], tags=["otp"])
+
+
+def _sent(sent: SentOtp) -> Response[bytes]:
+    answer = _answer(wire.SendAnswer.of(sent))
+    if sent.is_replay:
+        answer.headers["Idempotent-Replayed"] = "true"
+    return answer
+
+
+def _verified(request: Call, outcome: VerifiedOtp | WrongGuess) -> Response[bytes]:
+    if isinstance(outcome, VerifiedOtp):
+        return _answer(wire.VerifiedAnswer.of(outcome, _RIGHT[language(request)]))
+    return _answer(wire.WrongAnswer.of(outcome, _WRONG[language(request)]))
+
+
+def _answer(body: msgspec.Struct) -> Response[bytes]:
+    return Response(_encode(body), media_type=JSON)

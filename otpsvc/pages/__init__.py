@@ -1,0 +1,1 @@
+"""Pages for people: the API's documentation, and the developer's inbox under `dev`."""

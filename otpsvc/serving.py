@@ -1,0 +1,99 @@
+"""Running the HTTP server: the socket, the signals, and the end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from litestar.types import ASGIApp
+
+from otpsvc.errors import ConfigurationError
+
+_GRACE_S = 10
+_BACKLOG = 2048
+_PARENT = "OTPSVC_PARENT_PID"
+_LOOK_AT_PARENT_EVERY_S = 0.5
+
+
+def configure_logging(level: str) -> None:
+    """Write our log lines to standard error; the libraries' own only from a warning up."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("otpsvc").setLevel(level.upper())
+
+
+def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+    """Take the port before anything else starts; raises ConfigurationError.
+
+    `is_shared` lets other processes of this service take the same port: the kernel spreads connections over them.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if is_shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(address)
+            sock.listen(_BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    sock.setblocking(False)
+    return sock
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Set `stop` on Ctrl-C, on a TERM, and when the process that started us is gone without a word."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+
+async def watch_parent(stop: asyncio.Event) -> None:
+    """Set `stop` when the process named in OTPSVC_PARENT_PID is no longer our parent (a killed `make` tells nobody)."""
+    parent = os.environ.get(_PARENT, "")
+    if not parent.isdecimal() or int(parent) != os.getppid():
+        return
+    while not stop.is_set():
+        if os.getppid() != int(parent):
+            stop.set()
+        await asyncio.sleep(_LOOK_AT_PARENT_EVERY_S)
+
+
+class _Server(uvicorn.Server):
+    """The library's server without its signal handlers, which would end the process before our own parts have."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def run_server(app: ASGIApp, sock: socket.socket, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then let the requests under way end, for ten seconds at most."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+    finally:
+        stopping.cancel()
+        stop.set()
