@@ -204,6 +204,12 @@ _ROWS = (
         "it": "Non c'è nulla a questo indirizzo.",
         "ru": "По этому адресу ничего нет.",
     }),
+    ErrorKind("RESOURCE_NOT_FOUND", 404, "not_found", False, {
+        "en": "There is nothing under this id.",
+        "fr": "Il n'y a rien sous cet identifiant.",
+        "it": "Non c'è nulla con questo id.",
+        "ru": "Под этим id ничего нет.",
+    }),
     ErrorKind("METHOD_NOT_ALLOWED", 405, "validation", False, {
         "en": "This address does not take this method; see the Allow header.",
         "fr": "Cette adresse n'accepte pas cette méthode ; voir l'en-tête Allow.",

@@ -122,5 +122,5 @@ def _fault(field: str, reason: str) -> ApiError:
 
 def _found(found: _Found | None, field: str, value: str) -> _Found:
     if found is None:
-        raise problem("NOT_FOUND", details={field: value})
+        raise problem("RESOURCE_NOT_FOUND", details={field: value})
     return found

@@ -51,6 +51,15 @@ START_FAILURES = (
 )
 
 
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = record.exc_text = None
+    return True
+
+
+# The driver's pool logs whole exceptions while it tries to reconnect.
+logging.getLogger("asyncpg.pool").addFilter(_drop_traceback)
+
+
 class Database:
     """Runs named queries; raises SERVICE_UNAVAILABLE where PostgreSQL does not answer in time.
 
