@@ -13,7 +13,7 @@ import msgspec
 import rich_click as click
 import uvloop
 
-from otpsvc import __version__
+from otpsvc import __version__, phone
 from otpsvc.app import client_service, create_app, open_database_of, open_delivery, open_house, settle_memory
 from otpsvc.clients.model import ApiKey, Client
 from otpsvc.clients.service import ClientService
@@ -104,6 +104,7 @@ async def _serve(settings: Settings) -> None:
     with contextlib.closing(bind(settings.http.host, settings.http.port, is_shared=True)) as sock:
         async with open_house(settings) as house, asyncio.TaskGroup() as tasks:
             app = create_app(house)
+            phone.prepare()
             settle_memory()
             click.echo(f"otpsvc serves on {settings.http.host}:{settings.http.port}", err=True)
             tasks.create_task(watch_parent(stop))

@@ -106,7 +106,7 @@ class _Worker:
         try:
             # A loop that ends before `stop` has a fault, which is raised below.
             await asyncio.wait({self._stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
-            self._stop.set()
+            self._stopping.cancel()
             await asyncio.wait({*loops, *self._deliveries}, timeout=drain_s)
         finally:
             await self._end({self._stopping, *loops, *self._deliveries})
@@ -114,16 +114,20 @@ class _Worker:
             if not loop.cancelled():
                 loop.result()
 
+    def _is_stopping(self) -> bool:
+        return self._stop.is_set() or self._stopping.done()
+
     async def _end(self, tasks: "set[asyncio.Task[Any]]") -> None:
         if n_cut_off := sum(not task.done() for task in self._deliveries):
             _log.warning("%d deliveries cut off: they come back when their lease ends", n_cut_off)
+        # A library may swallow a cancellation; the loops also see that `_stopping` is over, so they end either way.
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, number: int, queue: MessageQueue) -> None:
         outage = _Outage(number)
-        while not self._stop.is_set():
+        while not self._is_stopping():
             try:
                 await self._cycle(queue)
             except Exception as error:  # noqa: BLE001 - delivery outlives whatever a store does, one line per outage
@@ -140,12 +144,12 @@ class _Worker:
         try:
             lease_ends_at = self._clock.monotonic() + self._dispatcher.lease_s
             claimed = await queue.claim(limit=taken, lease_s=self._dispatcher.lease_s)
-            for message in () if self._stop.is_set() else claimed.messages:
+            for message in () if self._is_stopping() else claimed.messages:
                 self._start(queue, message, lease_ends_at)
                 n_started += 1
         finally:
             self._slots.give(taken - n_started)
-        if self._stop.is_set():
+        if self._is_stopping():
             await self._release(queue, claimed.messages)
         elif n_started < taken:
             due_in_ms = claimed.next_due_in_ms

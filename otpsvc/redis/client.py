@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     ClusterDownError,
     MasterDownError,
     NoScriptError,
@@ -37,10 +38,17 @@ from otpsvc.redis.scripts import Script, load
 log = logging.getLogger(__name__)
 
 _MINIMUM = {"redis": (7, 0), "valkey": (7, 2)}
-# The server says with these that it ran nothing: the same call may go again (ARCHITECTURE, Redis). The library gives
-# some answers a class and takes their first word away, the others keep it.
-_NOTHING_RAN_CLASSES = (TryAgainError, ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError)
-_NOTHING_RAN_WORDS = ("NOREPLICAS", "BUSY", "MISCONF")
+# With these the server says that it ran nothing: the same call may go again (ARCHITECTURE, Redis). The library has a
+# class for some and cuts the word off their text; the others come with their word in front.
+_NOTHING_RAN = (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+_NOTHING_RAN_WORDS = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ", "OOM ", "READONLY ")
 _RETRY_WITHIN_S = 0.2
 _RETRY_PAUSE_S = 0.02
 
@@ -129,9 +137,9 @@ class RedisClient:
         while True:
             try:
                 reply = await self._evaluate(script, inputs)
-            except ResponseError as error:
+            except (ResponseError, BusyLoadingError) as error:
                 # Nothing ran: not at all on these answers, and on a broken contract nobody retries.
-                if not isinstance(error, _NOTHING_RAN_CLASSES) and not str(error).startswith(_NOTHING_RAN_WORDS):
+                if not isinstance(error, _NOTHING_RAN) and not str(error).startswith(_NOTHING_RAN_WORDS):
                     raise
                 if asyncio.get_running_loop().time() > deadline:
                     raise _unavailable(error) from error
