@@ -47,7 +47,10 @@ def load(name: str) -> Script:
 
 def load_from(folder: Traversable, name: str) -> Script:
     """Load a script from a folder of scripts; raises ScriptError."""
-    source = (folder / f"{name}.lua").read_text("utf-8")
+    file = folder / f"{name}.lua"
+    if not file.is_file():
+        raise ScriptError(f"{name}.lua does not exist")
+    source = file.read_text("utf-8")
     head = _CONTRACT.match(source)
     if head is None or head[1] != name:
         raise ScriptError(f"{name}.lua must open with a contract block that begins with its name")

@@ -1,0 +1,162 @@
+"""Delivery on the real store: what the service accepts, workers hand to a sender, once."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from otpsvc.clients.model import Principal
+from otpsvc.clock import SystemClock
+from otpsvc.crypto import Keyring
+from otpsvc.messages.dispatcher import Dispatcher
+from otpsvc.messages.text import Texts
+from otpsvc.otp.codes import CodeHasher
+from otpsvc.otp.model import SendRequest, SentOtp, VerifiedOtp, VerifyRequest
+from otpsvc.otp.policy import Limits, Policy
+from otpsvc.otp.service import OtpService
+from otpsvc.redis.client import RedisClient
+from otpsvc.redis.keys import Keys
+from otpsvc.redis.messages import RedisMessageQueue
+from otpsvc.redis.otp import RedisOtpStore
+from otpsvc.senders.contract import Capabilities, Channel, Rejected, RejectionKind, RetryLater, Sender, Unknown
+from otpsvc.testing import RecordingSender
+from otpsvc.worker import run_worker
+
+CALLER = Principal("client_100000000001", "test", "key", Policy(cooldown_s=0))
+KEYRING = Keyring.from_masters({"a": bytes(range(32))})
+DEDUPES = Capabilities(channels=frozenset({Channel.SMS}), is_idempotent=True)
+
+
+@dataclass
+class House:
+    """A service and the queues behind it, as the application wires them."""
+
+    service: OtpService
+    queues: list[RedisMessageQueue]
+    stop: asyncio.Event
+    workers: list["asyncio.Task[None]"]
+
+    def work(self, *senders: Sender[Any], lease_s: float = 60.0, step_timeout_s: float = 5.0) -> None:
+        dispatcher = Dispatcher(
+            keyring=KEYRING,
+            senders=senders,
+            clock=SystemClock(),
+            lease_s=lease_s,
+            step_timeout_s=step_timeout_s,
+        )
+        run = run_worker(
+            self.queues,
+            dispatcher,
+            batch=8,
+            concurrency=8,
+            stop=self.stop,
+            clock=SystemClock(),
+            drain_s=0.1,
+        )
+        self.workers.append(asyncio.create_task(run))
+
+    async def send(self, to: str = "+33612345678", **fields: Any) -> SentOtp:
+        return await self.service.send(CALLER, SendRequest(to=to, **fields))
+
+    async def until(self, sent: SentOtp, *statuses: str) -> str:
+        async with asyncio.timeout(15):
+            while True:
+                view = await self.service.get(CALLER, sent.otp_id)
+                if view.message_status in statuses:
+                    return view.message_status
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def house(redis_url: str) -> AsyncIterator[House]:
+    client = RedisClient(redis_url, timeout_s=5, max_connections=32)
+    keys = Keys("test", 3)
+    hasher = CodeHasher(KEYRING, "hmac-sha256")
+    service = OtpService(
+        store=RedisOtpStore(client, keys),
+        keyring=KEYRING,
+        hasher=hasher,
+        texts=Texts(),
+        limits=Limits(),
+        partitions=3,
+    )
+    queues = [RedisMessageQueue(client, partition) for partition in keys.partitions]
+    opened = House(service, queues, asyncio.Event(), [])
+    yield opened
+    opened.stop.set()
+    await asyncio.gather(*opened.workers)
+    hasher.close()
+    await client.close()
+
+
+async def test_a_code_arrives_in_its_language_and_verifies(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    sender = RecordingSender("a")
+    with caplog.at_level(logging.DEBUG):
+        house.work(sender)
+        sent = await house.send()
+        assert await house.until(sent, "sent", "failed") == "sent"
+    (message,) = sender.sent
+    assert message.to == "+33612345678"
+    assert "votre code" in message.text
+    code = re.findall(r"\d{6}", message.text)[0]
+    assert isinstance(await house.service.verify(CALLER, VerifyRequest(otp_id=sent.otp_id, code=code)), VerifiedOtp)
+    assert code not in caplog.text
+    assert "612345678" not in caplog.text
+
+
+async def test_two_workers_over_three_partitions_send_each_message_once(house: House) -> None:
+    sender = RecordingSender("a")
+    house.work(sender)
+    house.work(sender)
+    all_sent = await asyncio.gather(*(house.send(f"+336123456{n:02d}") for n in range(60)))
+    for sent in all_sent:
+        assert await house.until(sent, "sent", "failed") == "sent"
+    assert len(sender.sent) == 60
+    assert {message.message_id for message in sender.sent} == {sent.message_id for sent in all_sent}
+
+
+async def test_failing_over_and_failing(house: House) -> None:
+    no_credit = Rejected(RejectionKind.NO_CREDIT)
+    house.work(RecordingSender("a", [no_credit, no_credit]), RecordingSender("b", [Unknown()]))
+    assert await house.until(await house.send(), "sent", "failed") == "failed"
+    assert await house.until(await house.send("+33612345679"), "sent", "failed") == "sent"
+
+
+async def test_later_comes_again(house: House) -> None:
+    sender = RecordingSender("a", [RetryLater(0.2)])
+    house.work(sender)
+    assert await house.until(await house.send(), "sent", "failed") == "sent"
+    assert [message.try_number for message in sender.sent] == [1, 2]
+
+
+@pytest.mark.parametrize(("can_dedupe", "end", "n_sends"), [(False, "failed", 1), (True, "sent", 2)])
+async def test_a_worker_that_dies_in_a_send(can_dedupe: bool, end: str, n_sends: int, house: House) -> None:
+    sender = RecordingSender("a", capabilities=DEDUPES if can_dedupe else RecordingSender().capabilities)
+    sender.gate.clear()
+    house.work(sender, lease_s=2.5, step_timeout_s=0.5)
+    sent = await house.send()
+    await sender.began.wait()
+    (worker,) = house.workers
+    worker.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await worker
+    house.workers.clear()
+    sender.gate.set()
+    house.work(sender)
+    assert await house.until(sent, "sent", "failed") == end
+    assert len(sender.sent) == n_sends
+
+
+async def test_a_cancelled_code_is_not_sent(house: House) -> None:
+    sender = RecordingSender("a")
+    sent = await house.send()
+    await house.service.cancel(CALLER, sent.otp_id)
+    house.work(sender)
+    later = await house.send("+33612345679")
+    assert await house.until(later, "sent", "failed") == "sent"
+    assert await house.until(sent, "cancelled") == "cancelled"
+    assert {message.message_id for message in sender.sent} == {later.message_id}
