@@ -40,8 +40,6 @@ from otpsvc.senders.inbox import InboxSender
 from otpsvc.senders.registry import load_senders, opened
 from otpsvc.settings import SenderTable, Settings
 
-_STEP_TIMEOUT_S = 10.0
-
 
 @dataclass(frozen=True)
 class House:
@@ -156,7 +154,7 @@ async def open_delivery(
         mirrors=[senders[name] for name in mirrors or {}],
         clock=house.clock,
         lease_s=settings.delivery.lease_s,
-        step_timeout_s=_STEP_TIMEOUT_S,
+        step_timeout_s=settings.delivery.step_timeout_s,
     )
     queues = tuple(RedisMessageQueue(house.redis, partition) for partition in house.keys.partitions)
     async with opened(senders.values()):

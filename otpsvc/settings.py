@@ -99,6 +99,7 @@ class DeliverySettings(msgspec.Struct, frozen=True, kw_only=True):
     senders: tuple[Name, ...] = ()
     batch: Annotated[int, Meta(ge=1, le=1000)] = 32
     lease_s: Annotated[float, Meta(ge=5, le=600)] = 30.0
+    step_timeout_s: Annotated[float, Meta(ge=1, le=120)] = 10.0
     concurrency: Annotated[int, Meta(ge=1, le=1000)] = 32
 
     def __post_init__(self) -> None:

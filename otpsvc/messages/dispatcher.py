@@ -126,7 +126,7 @@ class Dispatcher:
             verdict = await self._decide(claimed, content, lease_ends_at)
         await self._record(queue, claimed, verdict, lease_ends_at)
         if content is not None and isinstance(verdict, Sent):
-            await self._mirror(claimed, content)
+            await self._mirror(claimed, content, lease_ends_at)
 
     def _open(self, claimed: ClaimedMessage) -> Content | None:
         try:
@@ -159,7 +159,7 @@ class Dispatcher:
         for sender in route:
             if hindrance := self._hindrance(claimed, lease_ends_at):
                 return hindrance
-            outcome = await self._hand_over(sender, claimed, content)
+            outcome = await self._hand_over(sender, claimed, content, lease_ends_at)
             match outcome:
                 case Accepted(provider_id):
                     return Sent(sender.name, provider_id)
@@ -171,42 +171,49 @@ class Dispatcher:
                     if soonest is None or after_s < soonest.due_in_s:
                         soonest = Postponed(after_s, "retry_later")
                 case Unknown():
-                    return self._after_unknown(claimed, route)
+                    return self._after_unknown(claimed, route, lease_ends_at)
         if soonest is None:
             return Ended(MessageStatus.FAILED, reason)
-        return self._if_in_time(claimed, soonest, otherwise=NO_TIME_LEFT)
+        return self._if_in_time(claimed, lease_ends_at, soonest, otherwise=NO_TIME_LEFT)
 
     def _hindrance(self, claimed: ClaimedMessage, lease_ends_at: float) -> Verdict | None:
-        if self._life_s(claimed) < MIN_LIFE_S:
+        if self._life_s(claimed, lease_ends_at) < MIN_LIFE_S:
             return Ended(MessageStatus.EXPIRED, NO_TIME_LEFT)
         if self._clock.monotonic() + self._step_timeout_s >= lease_ends_at:
             # A stalled process: another worker may be about to hold this message.
             return Postponed(0.0, "lease_too_short")
         return None
 
-    async def _hand_over(self, sender: Sender[Any], claimed: ClaimedMessage, content: Content) -> Outcome:
+    async def _hand_over(
+        self, sender: Sender[Any], claimed: ClaimedMessage, content: Content, lease_ends_at: float
+    ) -> Outcome:
         longest = sender.capabilities.longest_text
         if longest is not None and len(content.text) > longest:
             return Rejected(RejectionKind.TOO_LONG)
-        outcome = await self._handover.call(sender, self._outbound(claimed, content), self._step_timeout_s)
+        outcome = await self._handover.call(
+            sender, self._outbound(claimed, content, lease_ends_at), self._step_timeout_s
+        )
         _report(sender, claimed, outcome)
         return outcome
 
-    def _after_unknown(self, claimed: ClaimedMessage, route: Sequence[Sender[Any]]) -> Verdict:
+    def _after_unknown(self, claimed: ClaimedMessage, route: Sequence[Sender[Any]], lease_ends_at: float) -> Verdict:
         if not _is_repeatable(route):
             return Ended(MessageStatus.FAILED, UNKNOWN_OUTCOME)
         pause_s = min(_REPEAT_PAUSE_S * 2 ** min(claimed.tries, 10), _MAX_REPEAT_PAUSE_S)
-        return self._if_in_time(claimed, Postponed(pause_s, UNKNOWN_OUTCOME), otherwise=UNKNOWN_OUTCOME)
+        return self._if_in_time(claimed, lease_ends_at, Postponed(pause_s, UNKNOWN_OUTCOME), otherwise=UNKNOWN_OUTCOME)
 
-    def _if_in_time(self, claimed: ClaimedMessage, later: Postponed, *, otherwise: str) -> Verdict:
-        if self._life_s(claimed) - later.due_in_s < MIN_LIFE_S:
+    def _if_in_time(
+        self, claimed: ClaimedMessage, lease_ends_at: float, later: Postponed, *, otherwise: str
+    ) -> Verdict:
+        if self._life_s(claimed, lease_ends_at) - later.due_in_s < MIN_LIFE_S:
             return Ended(MessageStatus.FAILED, otherwise)
         return later
 
-    def _life_s(self, claimed: ClaimedMessage) -> float:
-        return claimed.expires_at_ms / 1000 - self._clock.time()
+    def _life_s(self, claimed: ClaimedMessage, lease_ends_at: float) -> float:
+        claimed_for_s = self._clock.monotonic() - (lease_ends_at - self.lease_s)
+        return claimed.life_ms / 1000 - claimed_for_s
 
-    def _outbound(self, claimed: ClaimedMessage, content: Content) -> OutboundMessage:
+    def _outbound(self, claimed: ClaimedMessage, content: Content, lease_ends_at: float) -> OutboundMessage:
         return OutboundMessage(
             message_id=claimed.message_id,
             client_id=claimed.client_id,
@@ -215,7 +222,7 @@ class Dispatcher:
             to=content.to,
             text=content.text,
             expires_at=claimed.expires_at_ms / 1000,
-            life_s=self._life_s(claimed),
+            life_s=self._life_s(claimed, lease_ends_at),
             try_number=claimed.tries,
         )
 
@@ -238,8 +245,8 @@ class Dispatcher:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _MAX_RECORD_PAUSE_S)
 
-    async def _mirror(self, claimed: ClaimedMessage, content: Content) -> None:
-        message = self._outbound(claimed, content)
+    async def _mirror(self, claimed: ClaimedMessage, content: Content, lease_ends_at: float) -> None:
+        message = self._outbound(claimed, content, lease_ends_at)
         for mirror in self._mirrors:
             await self._handover.call(mirror, message, self._step_timeout_s)
 

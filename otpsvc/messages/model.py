@@ -32,8 +32,9 @@ class ClaimedMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message leased to one worker: only `token` may record what became of it.
 
     `expires_at_ms` is the end of its code's life, `created_at_ms` its acceptance (both the store's clock, ms since
-    1970). `tries` counts leases, this one included. `is_uncertain` says that an earlier lease ran out without a word,
-    so that a sender may already have the message. `sealed` is opened by the worker alone.
+    1970), and `life_ms` what was left of that life at the claim: no worker's clock has a say in it. `tries` counts
+    leases, this one included. `is_uncertain` says that an earlier lease ran out without a word, so that a sender may
+    already have the message. `sealed` is opened by the worker alone.
     """
 
     message_id: str
@@ -45,6 +46,7 @@ class ClaimedMessage(msgspec.Struct, frozen=True, kw_only=True):
     sealed: bytes
     created_at_ms: int
     expires_at_ms: int
+    life_ms: int
     tries: int
     is_uncertain: bool
 

@@ -123,8 +123,12 @@ class RedisClient:
             raise _unavailable(error) from error
         return popped is not None
 
-    async def run(self, name: str, keys: Mapping[str, str], args: Mapping[str, Value]) -> tuple[str, list[Any]]:
+    async def run(
+        self, name: str, keys: Mapping[str, str], args: Mapping[str, Value], *, is_repeatable: bool = True
+    ) -> tuple[str, list[Any]]:
         """Run a script by name with its KEYS and ARGV by name; give its status and the values behind it.
+
+        `is_repeatable` False leaves a lost connection to the caller, who has to know that the answer was lost.
 
         Raises ApiError SERVICE_UNAVAILABLE when the store cannot decide, KeyError for an input that is not given.
         """
@@ -147,7 +151,7 @@ class RedisClient:
             except RedisTimeoutError as error:
                 raise _unavailable(error) from error
             except RedisConnectionError as error:
-                if is_second_try:
+                if is_second_try or not is_repeatable:
                     raise _unavailable(error) from error
                 is_second_try = True
             else:

@@ -90,7 +90,7 @@ TABLE = (
         "list",
         "at most one token: new work is due",
         "1 min",
-        ("otp_send", "otp_resend", "message_claim"),
+        ("otp_send", "otp_resend", "message_claim", "message_settle"),
     ),
     KeySpec(
         "{pNN}:events",

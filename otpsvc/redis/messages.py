@@ -1,5 +1,7 @@
 """The message queue of one partition: the due-set, leases and what a worker records. Decided in the scripts."""
 
+from typing import Any
+
 from otpsvc.ids import random_base32
 from otpsvc.messages.model import ClaimedBatch, ClaimedMessage, MessageStatus
 from otpsvc.redis.client import RedisClient
@@ -14,27 +16,21 @@ class RedisMessageQueue:
     def __init__(self, client: RedisClient, keys: PartitionKeys) -> None:
         self._client = client
         self._keys = keys
+        self._unanswered: list[str] = []
 
     async def wait(self, timeout_s: float) -> None:
         """Sleep until a send leaves a token, or until the time is up."""
         await self._client.pop_token(self._keys.wake, timeout_s)
 
     async def claim(self, *, limit: int, lease_s: float) -> ClaimedBatch:
-        """Run `message_claim` under a fresh token."""
-        token = random_base32(10)
-        _, (next_due_in_ms, leased) = await self._client.run(
-            "message_claim",
-            {"due": self._keys.due, "wake": self._keys.wake},
-            {
-                "token": token,
-                "lease_ms": int(lease_s * 1000),
-                "limit": limit,
-                "min_life_ms": MIN_LIFE_MS,
-                "otp_base": self._keys.otp_base,
-                "message_base": self._keys.message_base,
-                "sealed_base": self._keys.sealed_base,
-            },
-        )
+        """Run `message_claim` under a fresh token, or under one whose answer never came."""
+        is_repeated = bool(self._unanswered)
+        token = self._unanswered.pop() if is_repeated else random_base32(10)
+        try:
+            next_due_in_ms, leased = await self._claim(token, is_repeated=is_repeated, limit=limit, lease_s=lease_s)
+        except BaseException:
+            self._unanswered.append(token)
+            raise
         messages = [
             ClaimedMessage(
                 message_id=message_id.decode(),
@@ -46,6 +42,7 @@ class RedisMessageQueue:
                 sealed=sealed,
                 created_at_ms=int(created_at),
                 expires_at_ms=int(expires_at),
+                life_ms=life,
                 tries=tries,
                 is_uncertain=bool(is_uncertain),
             )
@@ -58,11 +55,30 @@ class RedisMessageQueue:
                 sealed,
                 created_at,
                 expires_at,
+                life,
                 tries,
                 is_uncertain,
             ) in leased
         ]
         return ClaimedBatch(messages, None if next_due_in_ms < 0 else next_due_in_ms)
+
+    async def _claim(self, token: str, *, is_repeated: bool, limit: int, lease_s: float) -> list[Any]:
+        _, claimed = await self._client.run(
+            "message_claim",
+            {"due": self._keys.due, "wake": self._keys.wake},
+            {
+                "token": token,
+                "is_repeated": int(is_repeated),
+                "lease_ms": int(lease_s * 1000),
+                "limit": limit,
+                "min_life_ms": MIN_LIFE_MS,
+                "otp_base": self._keys.otp_base,
+                "message_base": self._keys.message_base,
+                "sealed_base": self._keys.sealed_base,
+            },
+            is_repeatable=False,
+        )
+        return claimed
 
     async def record_sent(self, message_id: str, token: str, *, sender: str, provider_id: str | None) -> bool:
         """Record that a sender took the message."""
@@ -93,6 +109,7 @@ class RedisMessageQueue:
                 "message": self._keys.message_base + message_id,
                 "sealed": self._keys.sealed_base + message_id,
                 "due": self._keys.due,
+                "wake": self._keys.wake,
             },
             {
                 "message_id": message_id,

@@ -69,6 +69,7 @@ class MemoryQueue:
             sealed=sealed,
             created_at_ms=int(now * 1000),
             expires_at_ms=int((now + life_s) * 1000),
+            life_ms=int(life_s * 1000),
             tries=0,
             is_uncertain=False,
         )
@@ -105,6 +106,7 @@ class MemoryQueue:
             record.claimed = msgspec.structs.replace(
                 record.claimed,
                 token=record.token,
+                life_ms=int(record.claimed.expires_at_ms - now * 1000),
                 tries=record.claimed.tries + 1,
                 is_uncertain=record.claimed.is_uncertain or record.status is MessageStatus.PROCESSING,
             )

@@ -12,6 +12,8 @@ import pytest
 from otpsvc.clients.model import Principal
 from otpsvc.clock import SystemClock
 from otpsvc.crypto import Keyring
+from otpsvc.errors import ApiError, problem
+from otpsvc.ids import parse_message_id
 from otpsvc.messages.dispatcher import Dispatcher
 from otpsvc.messages.text import Texts
 from otpsvc.otp.codes import CodeHasher
@@ -160,3 +162,22 @@ async def test_a_cancelled_code_is_not_sent(house: House) -> None:
     assert await house.until(later, "sent", "failed") == "sent"
     assert await house.until(sent, "cancelled") == "cancelled"
     assert {message.message_id for message in sender.sent} == {later.message_id}
+
+
+async def test_what_a_lost_answer_leased_is_handed_out_again(house: House) -> None:
+    """The claim ran, its answer did not arrive: no sender has the messages, so they are not uncertain."""
+    sent = await house.send()
+    queue = house.queues[parse_message_id(sent.message_id).partition]
+    real = queue._client.run
+
+    async def run_then_lose_the_answer(*args: Any, **options: Any) -> Any:
+        await real(*args, **options)
+        raise problem("SERVICE_UNAVAILABLE")
+
+    queue._client.run = run_then_lose_the_answer  # type: ignore[method-assign]  # the wire breaks after the script ran
+    with pytest.raises(ApiError):
+        await queue.claim(limit=5, lease_s=30)
+    queue._client.run = real  # type: ignore[method-assign]  # and is mended
+    (claimed,) = (await queue.claim(limit=5, lease_s=30)).messages
+    assert not claimed.is_uncertain
+    assert (await queue.claim(limit=5, lease_s=30)).messages == []

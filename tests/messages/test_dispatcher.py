@@ -167,11 +167,22 @@ async def test_a_senseless_pause_becomes_a_short_one(after_s: Any, house: House)
 
 async def test_under_thirty_seconds_of_life_nothing_is_sent(house: House) -> None:
     sender = RecordingSender("a")
+    house.clock.advance(269.9)
+    lease_ends_at = house.clock.monotonic() + LEASE_S
     (claimed,) = (await house.queue.claim(limit=1, lease_s=LEASE_S)).messages
-    house.clock.advance(270.5)
-    await house.dispatcher(sender).deliver(claimed, queue=house.queue, lease_ends_at=house.clock.monotonic() + LEASE_S)
+    house.clock.advance(0.2)
+    await house.dispatcher(sender).deliver(claimed, queue=house.queue, lease_ends_at=lease_ends_at)
     assert house.end == (MessageStatus.EXPIRED, "no_time_left")
     assert sender.sent == []
+
+
+async def test_a_worker_whose_clock_is_wrong_sends_all_the_same(house: House) -> None:
+    sender = RecordingSender("a")
+    lease_ends_at = house.clock.monotonic() + LEASE_S
+    (claimed,) = (await house.queue.claim(limit=1, lease_s=LEASE_S)).messages
+    shifted = msgspec.structs.replace(claimed, expires_at_ms=claimed.expires_at_ms - 600_000)
+    await house.dispatcher(sender).deliver(shifted, queue=house.queue, lease_ends_at=lease_ends_at)
+    assert house.end == (MessageStatus.SENT, "a")
 
 
 async def test_life_is_looked_at_before_each_sender(house: House) -> None:

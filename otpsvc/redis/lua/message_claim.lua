@@ -8,6 +8,7 @@ KEYS
   wake          list, the token that wakes a worker
 ARGV
   token         names this lease: only its holder may record what became of the messages
+  is_repeated   1 where the answer to an earlier claim under this token was lost, else 0
   lease_ms
   limit
   min_life_ms   a code with less life left is not sent
@@ -15,7 +16,7 @@ ARGV
   message_base
   sealed_base
 Returns
-  claimed       in how many ms the next message falls due (-1: none waits), then a list per leased message: message_id, client, mode, otp_id, channel, sealed text, created_at, expires_at, tries, 1 where an earlier lease ran out
+  claimed       in how many ms the next message falls due (-1: none waits), then a list per leased message: message_id, client, mode, otp_id, channel, sealed text, created_at, expires_at, life left, tries, 1 where an earlier lease ran out
 Events
 ]]
 -- include now_ms
@@ -26,7 +27,20 @@ local now = now_ms()
 local limit = tonumber(arg.limit)
 local lease_until = now + arg.lease_ms
 
-local due = redis.call('ZRANGEBYSCORE', key.due, '-inf', now, 'LIMIT', 0, limit)
+-- What a lost answer had leased was never handed to a sender, so it is handed out again rather than left to run out.
+local held = {}
+if arg.is_repeated == '1' then
+  for _, message_id in ipairs(redis.call('ZRANGEBYSCORE', key.due, '(' .. now, lease_until, 'LIMIT', 0, 1000)) do
+    if #held < limit and redis.call('HGET', arg.message_base .. message_id, 'token') == arg.token then
+      held[#held + 1] = message_id
+    end
+  end
+end
+local due = redis.call('ZRANGEBYSCORE', key.due, '-inf', now, 'LIMIT', 0, limit - #held)
+local found = #due
+for _, message_id in ipairs(held) do
+  due[#due + 1] = message_id
+end
 local leased, ended, missing = {}, {}, {}
 for _, message_id in ipairs(due) do
   local message = redis.call('HMGET', arg.message_base .. message_id, 'client', 'mode', 'otp_id', 'channel',
@@ -43,7 +57,7 @@ for _, message_id in ipairs(due) do
       ended[#ended + 1] = {message_id, 'expired', 'code_expired'}
     else
       leased[#leased + 1] = {message_id, message[1], message[2], message[3], message[4], sealed, message[5],
-        message[6], message[7] + 1, message[8] and 1 or 0}
+        message[6], ends_at - now, message[7] + 1, message[8] and message[8] ~= arg.token and 1 or 0}
     end
   end
 end
@@ -52,7 +66,7 @@ local waiting = redis.call('LLEN', key.wake)
 
 -- All is read and decided; from here on only writes.
 for _, message in ipairs(leased) do
-  redis.call('HSET', arg.message_base .. message[1], 'status', 'processing', 'token', arg.token, 'tries', message[9])
+  redis.call('HSET', arg.message_base .. message[1], 'status', 'processing', 'token', arg.token, 'tries', message[10])
   redis.call('ZADD', key.due, lease_until, message[1])
 end
 for _, message in ipairs(ended) do
@@ -66,7 +80,7 @@ local next_due = later[2] and tonumber(later[2]) or nil
 if #leased > 0 then
   next_due = math.min(next_due or lease_until, lease_until)
 end
-if #due == limit then
+if found == limit - #held then
   wake(waiting)
   next_due = now
 end
