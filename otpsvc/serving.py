@@ -56,14 +56,19 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
 
 async def watch_parent(stop: asyncio.Event) -> None:
-    """Set `stop` when the process named in OTPSVC_PARENT_PID is no longer our parent (a killed `make` tells nobody)."""
+    """Set `stop` when the process named in OTPSVC_PARENT_PID is gone: a killed `make` tells nobody."""
     parent = os.environ.get(_PARENT, "")
-    if not parent.isdecimal() or int(parent) != os.getppid():
+    if not parent.isdecimal() or int(parent) < 2:
         return
     while not stop.is_set():
-        if os.getppid() != int(parent):
+        try:
+            os.kill(int(parent), 0)
+        except ProcessLookupError:
             stop.set()
-        await asyncio.sleep(_LOOK_AT_PARENT_EVERY_S)
+        except PermissionError:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _LOOK_AT_PARENT_EVERY_S)
 
 
 class _Server(uvicorn.Server):

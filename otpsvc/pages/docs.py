@@ -11,6 +11,7 @@ from typing import Any
 from litestar import Request, Response, Router, get
 from litestar.exceptions import NotFoundException
 from litestar.openapi.plugins import OpenAPIRenderPlugin
+from litestar.params import FromPath
 
 from otpsvc.errors import CATALOGUE
 from otpsvc.pages.html import HTML, SECURITY_HEADERS, html
@@ -46,7 +47,7 @@ def docs_router() -> Router:
     assets = _assets()
 
     @get("/assets/{name:str}", include_in_schema=False, sync_to_thread=False)
-    def asset(name: str) -> Response[bytes]:
+    def asset(name: FromPath[str]) -> Response[bytes]:
         if name == "start.js":
             return Response(_START, media_type="text/javascript")
         if name not in _TYPES:

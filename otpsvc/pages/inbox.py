@@ -16,7 +16,7 @@ from litestar import Response, Router, get
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from otpsvc import phone
 from otpsvc.errors import problem
@@ -29,7 +29,7 @@ _STYLE = (
 )
 _REFRESH = '<meta http-equiv="refresh" content="2">'
 
-_To = Annotated[str | None, Parameter(query="to", required=False)]
+_To = Annotated[str | None, QueryParameter(name="to", required=False)]
 
 
 class InboxEntry(Protocol):

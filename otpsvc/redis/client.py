@@ -91,9 +91,11 @@ class RedisClient:
             info = await self._redis.info()
             # A managed server may forbid CONFIG: then its INFO alone must say that it does not evict.
             policy = info.get("maxmemory_policy", "noeviction")
-        except (AuthenticationError, ResponseError) as error:
-            raise ConfigurationError(f"redis.url: the server refuses us: {error}") from error
         except RedisError as error:
+            # While it connects, the library reports a wrong password as a lost connection.
+            refusals = (AuthenticationError, ResponseError)
+            if isinstance(error, refusals) or isinstance(error.__cause__, refusals):
+                raise ConfigurationError(f"redis.url: the server refuses us: {error}") from error
             raise _unavailable(error) from error
         product = "valkey" if "valkey_version" in info else "redis"
         version = str(info.get(f"{product}_version", "0"))

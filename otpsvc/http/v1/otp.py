@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response, Router, delete, get, post
+from litestar.params import FromPath
 
 from otpsvc.clients.auth import Authenticator
 from otpsvc.http.auth import caller_of
@@ -80,7 +81,7 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
         ),
         summary="Verify a code",
     )
-    async def verify(request: Call, otp_id: str) -> Response[bytes]:
+    async def verify(request: Call, otp_id: FromPath[str]) -> Response[bytes]:
         """Compare one guess. A right one consumes the code; a wrong one answers 200 with `valid: false`."""
         caller = await caller_of(request, authenticator)
         body = await bodies.read(request, _VERIFY)
@@ -120,7 +121,7 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
         ),
         summary="Send another code for the same verification",
     )
-    async def resend(request: Call, otp_id: str) -> Response[bytes]:
+    async def resend(request: Call, otp_id: FromPath[str]) -> Response[bytes]:
         """Make a fresh code with a fresh life for the same id. Used attempts stay used; at most five times."""
         caller = await caller_of(request, authenticator)
         body = await bodies.read_optional(request, _RESEND, wire.ResendBody())
@@ -131,7 +132,7 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
         operation_class=described(answers=[wire.OtpAnswer], errors=["OTP_NOT_FOUND"]),
         summary="Look at a verification",
     )
-    async def look(request: Call, otp_id: str) -> Response[bytes]:
+    async def look(request: Call, otp_id: FromPath[str]) -> Response[bytes]:
         """Give the status and times of one verification, until it is purged 15 minutes after its end."""
         caller = await caller_of(request, authenticator)
         return _answer(wire.OtpAnswer.of(await service.get(caller, otp_id)))
@@ -142,7 +143,7 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
         operation_class=described(answers=[wire.OtpAnswer], errors=["OTP_NOT_FOUND", "OTP_NOT_PENDING"]),
         summary="Cancel a verification",
     )
-    async def cancel(request: Call, otp_id: str) -> Response[bytes]:
+    async def cancel(request: Call, otp_id: FromPath[str]) -> Response[bytes]:
         """End a pending verification; its code never verifies again. Cancelling twice is the same as once."""
         caller = await caller_of(request, authenticator)
         return _answer(wire.OtpAnswer.of(await service.cancel(caller, otp_id)))
