@@ -16,6 +16,7 @@ import time
 from typing import NamedTuple
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
 _ID_BYTES = 16
 _ID_LETTERS = 26  # 16 bytes are 128 bits; 26 letters hold 130, the two spare ones are zero
@@ -44,8 +45,10 @@ class MessageId(NamedTuple):
 def encode_base32(data: bytes) -> str:
     """Write bytes in Crockford's base32, lower case, most significant bit first, padded with zero bits at the end."""
     letters = -(-len(data) * 8 // 5)
-    number = int.from_bytes(data, "big") << (letters * 5 - len(data) * 8)
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range((letters - 1) * 5, -1, -5))
+    pairs = -(-letters // 2)
+    number = int.from_bytes(data, "big") << (pairs * 10 - len(data) * 8)
+    text = "".join([_PAIRS[number >> shift & 1023] for shift in range((pairs - 1) * 10, -1, -10)])
+    return text[:letters]
 
 
 def decode_base32(text: str, n_bytes: int) -> bytes:

@@ -60,7 +60,7 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     url: Secret = Secret()
     prefix: Name = "otpsvc"
     timeout_s: Seconds = 1.0
-    max_connections: Annotated[int, Meta(ge=1, le=1000)] = 16
+    max_connections: Annotated[int, Meta(ge=1, le=100)] = 4
     partitions: Annotated[int, Meta(ge=1, le=256)] = 1
 
     def __post_init__(self) -> None:

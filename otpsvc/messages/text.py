@@ -94,6 +94,8 @@ def count_parts(text: str) -> tuple[int, Encoding]:
     Neither an escaped letter nor a surrogate pair is split over two parts, so a long text can take one part more than a
     plain division says.
     """
+    if _GSM7.issuperset(text):
+        return (1 if len(text) <= 160 else -(-len(text) // 153)), Encoding.GSM7
     if all(letter in _GSM7 or letter in _GSM7_EXTENSION for letter in text):
         sizes = [2 if letter in _GSM7_EXTENSION else 1 for letter in text]
         return _fill(sizes, single=160, linked=153), Encoding.GSM7

@@ -56,6 +56,10 @@ class ResendRequest(msgspec.Struct, frozen=True, kw_only=True):
     session: str | None = None
     end_user_ip: str | None = None
 
+    def __repr__(self) -> str:
+        """Hide whose it is."""
+        return f"ResendRequest(otp_id={self.otp_id!r}, …)"
+
 
 class SentOtp(msgspec.Struct, frozen=True, kw_only=True):
     """An accepted send or resend: all that a user interface needs to show. `to` is masked."""

@@ -88,6 +88,7 @@ class OtpService:
             profile=self._hasher.profile.number,
         )
         message_id = new_message_id(partition=otp_id.partition)
+        masked = phone.mask(to)
         recipient = SealedRecipient(to, request.template, fields.locale(request.locale))
         code_hash, sealed_text = await self._new_code(tenant, otp_id, message_id.text, recipient, code_length, ttl_s)
         outcome = await self._store.send(
@@ -98,7 +99,7 @@ class OtpService:
                 to_index=self._index(to),
                 purpose=purpose,
                 session=self._session(tenant, request.session),
-                to=phone.mask(to),
+                to=masked,
                 to_sealed=self._seal(recipient, otp_id.text, tenant, otp_id.text),
                 metadata=metadata,
                 channel=CHANNEL,
@@ -113,7 +114,7 @@ class OtpService:
                 operation=self._operation(tenant, "send", idempotency_key, request),
             )
         )
-        return self._sent(caller, outcome, otp_id.text, message_id.text, phone.mask(to), purpose, code_length)
+        return self._sent(caller, outcome, otp_id.text, message_id.text, masked, purpose, code_length)
 
     async def resend(self, caller: Principal, request: ResendRequest, idempotency_key: str | None = None) -> SentOtp:
         """Put a fresh code with a fresh life on a pending OTP; used attempts stay used.

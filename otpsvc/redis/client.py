@@ -6,11 +6,11 @@ second run finds the first one's work and gives its answer. That is why, and the
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import redis.asyncio as redis_asyncio
-from redis.asyncio.connection import BlockingConnectionPool
+from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -33,6 +33,7 @@ from redis.exceptions import (
 )
 
 from otpsvc.errors import ApiError, ConfigurationError, problem
+from otpsvc.redis.batches import Batches, Value
 from otpsvc.redis.scripts import Script, load
 
 log = logging.getLogger(__name__)
@@ -52,35 +53,29 @@ _NOTHING_RAN_WORDS = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ", "OOM ",
 _RETRY_WITHIN_S = 0.2
 _RETRY_PAUSE_S = 0.02
 
-Value = str | bytes | int
-
 
 class RedisClient:
-    """A pool of connections to one server and the scripts run over it."""
+    """A few connections to one server and the scripts run over them.
+
+    `max_connections` is how many batches may be under way; `timeout_s` bounds connecting, sending and each reply.
+    """
 
     def __init__(self, url: str, *, timeout_s: float, max_connections: int) -> None:
-        options: dict[str, Any] = {
-            "max_connections": max_connections,
-            "timeout": timeout_s,
-            "socket_timeout": timeout_s,
-            "retry": Retry(NoBackoff(), 0),
-            "health_check_interval": 30,
-        }
+        options: dict[str, Any] = {"protocol": 2, "socket_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
         if not url.startswith("unix:"):
             options["socket_connect_timeout"] = timeout_s
             options["socket_keepalive"] = True
         self._timeout_s = timeout_s
-        self._pool = BlockingConnectionPool.from_url(url, **options)
+        self._pool = ConnectionPool.from_url(url, **options)
+        self._batches = Batches(self._pool, lanes=max_connections, timeout_s=timeout_s)
         self._redis = redis_asyncio.Redis(connection_pool=self._pool)
-        # The library leaves this method without types.
-        self._execute: Callable[..., Awaitable[Any]] = self._redis.execute_command
         # A blocking pop waits for longer than any answer may take, so it has connections without a read time-out.
-        options["socket_timeout"] = None
-        self._waiting_pool = BlockingConnectionPool.from_url(url, **options)
+        self._waiting_pool = ConnectionPool.from_url(url, **options | {"socket_timeout": None})
         self._waiting = redis_asyncio.Redis(connection_pool=self._waiting_pool)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Let the commands under way end, then close every connection."""
+        await self._batches.close()
         for client, pool in ((self._redis, self._pool), (self._waiting, self._waiting_pool)):
             await client.aclose()
             await pool.disconnect()
@@ -112,7 +107,7 @@ class RedisClient:
     async def ping(self) -> None:
         """Return if the server answers; raises ApiError SERVICE_UNAVAILABLE."""
         try:
-            await self._redis.ping()
+            await self._batches.execute("PING")
         except RedisError as error:
             raise _unavailable(error) from error
 
@@ -161,9 +156,9 @@ class RedisClient:
 
     async def _evaluate(self, script: Script, inputs: list[Value]) -> list[Any]:
         try:
-            reply = await self._execute("EVALSHA", script.sha, len(script.keys), *inputs)
+            reply = await self._batches.execute("EVALSHA", script.sha, len(script.keys), *inputs)
         except NoScriptError:
-            reply = await self._execute("EVAL", script.text, len(script.keys), *inputs)
+            reply = await self._batches.execute("EVAL", script.text, len(script.keys), *inputs)
         return list(reply)
 
 

@@ -17,7 +17,8 @@ from otpsvc.otp.ports import (
     VerifyCommand,
     Wrong,
 )
-from otpsvc.redis.client import RedisClient, Value
+from otpsvc.redis.batches import Value
+from otpsvc.redis.client import RedisClient
 from otpsvc.redis.keys import Keys, PartitionKeys
 
 
