@@ -70,6 +70,13 @@ async def open_database_of(settings: Settings) -> AsyncIterator[Database]:
         await database.close()
 
 
+async def refuse_old_database(database: Database) -> None:
+    """Raise ConfigurationError if the database lacks a migration."""
+    waiting = await pending(database)
+    if waiting:
+        raise ConfigurationError(f"the database lacks {', '.join(waiting)}: run `otpsvc migrate`")
+
+
 def client_service(settings: Settings, database: Database) -> ClientService:
     """Make the service behind `otpsvc client` and `otpsvc key`; raises ConfigurationError for a bad keyring."""
     return ClientService(PostgresClients(database), keyring_of(settings), settings.otp, SystemClock())
@@ -96,9 +103,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database_of(settings))
-        waiting = await pending(database)
-        if waiting:
-            raise ConfigurationError(f"the database lacks {', '.join(waiting)}: run `otpsvc migrate`")
+        await refuse_old_database(database)
         partitions = settings.redis.partitions
         await check_installation(database, partitions=partitions, index_key_id=keyring.index_key_id)
         redis = RedisClient(

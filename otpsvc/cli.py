@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,15 @@ import rich_click as click
 import uvloop
 
 from otpsvc import __version__, phone
-from otpsvc.app import client_service, create_app, open_database_of, open_delivery, open_house, settle_memory
+from otpsvc.app import (
+    client_service,
+    create_app,
+    open_database_of,
+    open_delivery,
+    open_house,
+    refuse_old_database,
+    settle_memory,
+)
 from otpsvc.clients.model import ApiKey, Client
 from otpsvc.clients.service import ClientService
 from otpsvc.errors import ApiError, ConfigurationError
@@ -25,6 +34,19 @@ from otpsvc.settings import Need, Settings, load
 from otpsvc.worker import run_worker
 
 T = TypeVar("T")
+
+_NUMBER = re.compile(r"-?[0-9]{1,18}\Z")
+
+
+def _as_text(_: click.Context, __: click.Parameter, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Refuse an argument that is no text: a shell hands over any bytes, the database does not take them."""
+    for part in value if isinstance(value, tuple) else (value,):
+        try:
+            str(part).encode()
+        except UnicodeEncodeError:
+            raise click.BadParameter("not UTF-8 text") from None
+    return value
+
 
 _config_option = click.option(
     "--config",
@@ -173,8 +195,14 @@ def client() -> None:
 
 @client.command("create")
 @_config_option
-@click.argument("name")
-@click.option("--policy", multiple=True, metavar="KEY=VALUE", help="What differs from the default, e.g. ttl_s=120.")
+@click.argument("name", callback=_as_text)
+@click.option(
+    "--policy",
+    multiple=True,
+    callback=_as_text,
+    metavar="KEY=VALUE",
+    help="What differs from the default, e.g. ttl_s=120.",
+)
 def create_client(config: Path | None, name: str, policy: tuple[str, ...]) -> None:
     """Make a client called NAME and print its id.
 
@@ -196,8 +224,8 @@ def list_clients(config: Path | None) -> None:
 
 @client.command("policy")
 @_config_option
-@click.argument("client_id")
-@click.argument("policy", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("client_id", callback=_as_text)
+@click.argument("policy", nargs=-1, callback=_as_text, metavar="[KEY=VALUE]...")
 def set_policy(config: Path | None, client_id: str, policy: tuple[str, ...]) -> None:
     """Replace what CLIENT_ID's policy changes; without KEY=VALUE it has the default policy again.
 
@@ -209,7 +237,7 @@ def set_policy(config: Path | None, client_id: str, policy: tuple[str, ...]) -> 
 
 @client.command("suspend")
 @_config_option
-@click.argument("client_id")
+@click.argument("client_id", callback=_as_text)
 def suspend_client(config: Path | None, client_id: str) -> None:
     """Refuse every call of CLIENT_ID, within 30 seconds everywhere. Nothing is deleted."""
     click.echo(_client_line(_with_clients(config, lambda clients: clients.suspend_client(client_id))))
@@ -217,7 +245,7 @@ def suspend_client(config: Path | None, client_id: str) -> None:
 
 @client.command("resume")
 @_config_option
-@click.argument("client_id")
+@click.argument("client_id", callback=_as_text)
 def resume_client(config: Path | None, client_id: str) -> None:
     """Take back a suspension."""
     click.echo(_client_line(_with_clients(config, lambda clients: clients.resume_client(client_id))))
@@ -230,9 +258,15 @@ def key() -> None:
 
 @key.command("create")
 @_config_option
-@click.argument("client_id")
-@click.option("--mode", type=click.Choice(["live", "test"]), default="test", show_default=True)
-@click.option("--name", default="", help="What it is for, to tell keys apart.")
+@click.argument("client_id", callback=_as_text)
+@click.option(
+    "--mode",
+    type=click.Choice(["live", "test"]),
+    default="test",
+    show_default=True,
+    help="Which of the two worlds it works in: a test key never sees what a live one sent, nor the reverse.",
+)
+@click.option("--name", default="", callback=_as_text, help="What it is for, to tell keys apart.")
 @click.option("--expires-in-days", type=click.IntRange(1, 3650), help="Default: never.")
 def create_key(config: Path | None, client_id: str, mode: Any, name: str, expires_in_days: int | None) -> None:
     """Make an API key for CLIENT_ID and print it. It is shown this once: only its hash is kept."""
@@ -245,7 +279,7 @@ def create_key(config: Path | None, client_id: str, mode: Any, name: str, expire
 
 @key.command("list")
 @_config_option
-@click.argument("client_id")
+@click.argument("client_id", callback=_as_text)
 def list_keys(config: Path | None, client_id: str) -> None:
     """List CLIENT_ID's keys by their public ids."""
     for one in _with_clients(config, lambda clients: clients.list_keys(client_id)):
@@ -254,8 +288,8 @@ def list_keys(config: Path | None, client_id: str) -> None:
 
 @key.command("revoke")
 @_config_option
-@click.argument("client_id")
-@click.argument("public_id")
+@click.argument("client_id", callback=_as_text)
+@click.argument("public_id", callback=_as_text)
 def revoke_key(config: Path | None, client_id: str, public_id: str) -> None:
     """Refuse a key from now on, within 30 seconds everywhere. PUBLIC_ID is what `key list` shows."""
     click.echo(_key_line(_with_clients(config, lambda clients: clients.revoke_key(client_id, public_id))))
@@ -267,6 +301,7 @@ def _with_clients(config: Path | None, call: Callable[[ClientService], Awaitable
 
     async def run() -> T:
         async with open_database_of(settings) as database:
+            await refuse_old_database(database)
             return await call(client_service(settings, database))
 
     return _run(run())
@@ -286,7 +321,7 @@ def _policy(pairs: tuple[str, ...]) -> dict[str, object]:
         if name == "purposes":
             overrides[name] = value.split(",")
         else:
-            overrides[name] = int(value) if value.isdecimal() else value
+            overrides[name] = int(value) if _NUMBER.match(value) else value
     return overrides
 
 

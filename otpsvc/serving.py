@@ -6,17 +6,21 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeAlias
 
 import uvicorn
-from litestar.types import ASGIApp
 
 from otpsvc.errors import ConfigurationError
+from otpsvc.http.connections import Connection
+
+ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 _GRACE_S = 10
 _BACKLOG = 2048
 _PARENT = "OTPSVC_PARENT_PID"
 _LOOK_AT_PARENT_EVERY_S = 0.5
+_LOOK_AT_HEADS_EVERY_S = 1.0
 
 
 def configure_logging(level: str) -> None:
@@ -83,22 +87,34 @@ async def run_server(app: ASGIApp, sock: socket.socket, stop: asyncio.Event) -> 
     """Serve until `stop` is set, then let the requests under way end, for ten seconds at most."""
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        # Nothing here asks for the peer's address, so nobody has to be trusted to tell it.
+        proxy_headers=False,
         date_header=True,
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     stopping = asyncio.create_task(stop.wait())
+    sweeping = asyncio.create_task(_close_late(server))
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
         await serving
     finally:
         stopping.cancel()
+        sweeping.cancel()
         stop.set()
+
+
+async def _close_late(server: uvicorn.Server) -> None:
+    while True:
+        await asyncio.sleep(_LOOK_AT_HEADS_EVERY_S)
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.close_if_late()

@@ -1,15 +1,18 @@
 """Reading a request's body: bounded in size and in time, JSON only, decoded strictly into one struct."""
 
 import asyncio
+import re
 from typing import Any, TypeVar
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 
 from otpsvc.errors import ApiError, problem
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _MAX_IDEMPOTENCY_KEY = 255
+_NAMED_FIELD = re.compile(r"Object (?:missing required|contains unknown) field `(.*)`", re.DOTALL)
 
 
 class BodyReader:
@@ -50,6 +53,9 @@ class BodyReader:
                     if len(data) > self._max_bytes:
                         raise self._too_large()
         except TimeoutError:
+            raise problem("REQUEST_TIMEOUT") from None
+        except InternalServerException:
+            # The caller hung up in the middle: no fault of ours, and nobody reads this answer.
             raise problem("REQUEST_TIMEOUT") from None
         return bytes(data)
 
@@ -92,8 +98,10 @@ def _decoded(data: bytes, decoder: msgspec.json.Decoder[_Struct]) -> _Struct:
 def _invalid(said: str) -> ApiError:
     # "Expected `int`, got `str` - at `$.code_length`": the library names types and paths, never values.
     reason, _, path = said.partition(" - at `")
-    field = path.rstrip("`").removeprefix("$").removeprefix(".")
+    places = [path.rstrip("`").removeprefix("$").removeprefix(".")]
+    if named := _NAMED_FIELD.fullmatch(reason):
+        places.append(named[1])
     details = {"reason": reason}
-    if field:
+    if field := ".".join(filter(None, places)):
         details["field"] = field
     return problem("VALIDATION_ERROR", details=details)

@@ -91,6 +91,9 @@ def _headers(error: ApiError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if error.kind.status == CATALOGUE["INVALID_API_KEY"].status:
         headers["WWW-Authenticate"] = 'ApiKey header="X-API-Key"'
+    if error.code == "REQUEST_TIMEOUT":
+        # What comes late on this connection would be read as the rest of that body, not as the next request.
+        headers["Connection"] = "close"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.quota is not None:

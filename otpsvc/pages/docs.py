@@ -4,6 +4,7 @@ Nothing is loaded from elsewhere: the page works offline, and no other host lear
 """
 
 from html import escape
+from http import HTTPStatus
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -64,7 +65,20 @@ def docs_router() -> Router:
         table = f"<table><tr><th>code</th><th>status</th><th>retry</th><th>meaning</th></tr>{rows}</table>"
         return Response(html("otpsvc errors", f"<h1>Errors</h1>{table}", head=_STYLE), media_type=HTML)
 
-    return Router("/docs", route_handlers=[asset, errors], response_headers=SECURITY_HEADERS)
+    return Router(
+        "/docs",
+        route_handlers=[asset, errors],
+        response_headers=SECURITY_HEADERS,
+        after_request=_refuse_unknown,
+        include_in_schema=False,
+    )
+
+
+def _refuse_unknown(response: Response[Any]) -> Response[Any]:
+    # The library puts a page of its own at every other address under this one.
+    if response.status_code == HTTPStatus.NOT_FOUND:
+        raise NotFoundException
+    return response
 
 
 def _assets() -> Traversable:

@@ -2,7 +2,7 @@
 
 from html import escape
 
-HTML = "text/html; charset=utf-8"
+HTML = "text/html"
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "

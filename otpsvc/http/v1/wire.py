@@ -5,7 +5,7 @@ included; a field that is given twice in different spellings must agree. Unknown
 """
 
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from otpsvc.errors import problem
 from otpsvc.otp.model import OtpView, ResendRequest, SendRequest, SentOtp, VerifiedOtp, VerifyRequest, WrongGuess
 
 _Value = TypeVar("_Value", int, str)
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class SendBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -56,7 +57,8 @@ class VerifyBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     code: str
     to: str | None = None
     phone: str | None = None
-    purpose: str | None = None
+    # An empty purpose is a mistake of the caller's, and must not be read as "any".
+    purpose: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     session: str | None = None
 
     def to_request(self, otp_id: str) -> VerifyRequest:
@@ -98,8 +100,8 @@ class SendAnswer(msgspec.Struct, kw_only=True):
     status: str
     channel: str
     code_length: int
-    expires_at: datetime
-    resend_at: datetime
+    expires_at: _Time
+    resend_at: _Time
     attempts_remaining: int
 
     @classmethod
@@ -129,7 +131,7 @@ class VerifiedAnswer(msgspec.Struct, kw_only=True):
     to: str
     purpose: str
     metadata: dict[str, Any] | None
-    verified_at: datetime
+    verified_at: _Time
 
     @classmethod
     def of(cls, verified: VerifiedOtp, message: str) -> "VerifiedAnswer":
@@ -173,10 +175,10 @@ class OtpAnswer(msgspec.Struct, kw_only=True):
     code_length: int
     attempts_remaining: int
     resends_remaining: int
-    created_at: datetime
-    expires_at: datetime
-    resend_at: datetime
-    ended_at: datetime | None
+    created_at: _Time
+    expires_at: _Time
+    resend_at: _Time
+    ended_at: _Time | None
     metadata: dict[str, Any] | None
 
     @classmethod

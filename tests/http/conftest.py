@@ -1,0 +1,66 @@
+"""One running service per module of HTTP tests, and a watch on what it logs."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from otpsvc.embedded import RunningStores
+from tests.conftest import run_sql
+from tests.http.service import Service, running, settings_for
+
+DATABASE = "http_tests"
+
+
+@pytest.fixture(scope="module")
+def own_stores(stores: RunningStores, migrated_template: str) -> Iterator[tuple[str, str]]:
+    """The addresses of an emptied Valkey and of a migrated database that one module has for itself."""
+    with redis.Redis.from_url(stores.redis_url) as client:
+        client.flushall()
+    run_sql(stores.database_url, f"CREATE DATABASE {DATABASE} TEMPLATE {migrated_template}")
+    yield stores.redis_url, stores.stores.database(DATABASE)
+    run_sql(stores.database_url, f"DROP DATABASE {DATABASE} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def service(own_stores: tuple[str, str]) -> Iterator[Service]:
+    with running(settings_for(*own_stores, OTPSVC_HTTP_BODY_TIMEOUT_S=0.4)) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def watched_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """No request, however wrong or unlucky, may put a traceback into the log."""
+    for name in ("otpsvc", "uvicorn"):
+        caplog.set_level(logging.INFO, name)
+    yield caplog
+    assert not [record for record in caplog.records if record.exc_info or record.exc_text]
+    assert "Traceback" not in caplog.text
+
+
+@pytest.fixture
+def unimpressed(watched_log: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Bad input is no fault of ours: nothing above a warning may be logged."""
+    yield
+    assert [record.getMessage() for record in watched_log.records if record.levelname in {"ERROR", "CRITICAL"}] == []
+
+
+@pytest.fixture(scope="module")
+def pending(service: Service) -> str:
+    """The id of an OTP whose message has left, so that nothing but a request changes it."""
+    sent = service.send(code_length=4, session="s")
+    service.code(sent)
+    while service.get(f"/v1/otp/{sent.json()['otp_id']}").json()["message_status"] != "sent":
+        time.sleep(0.01)
+    return str(sent.json()["otp_id"])
+
+
+@pytest.fixture
+def unchanged(service: Service, pending: str) -> Iterator[None]:
+    """Everything that Redis holds is the same after the test."""
+    before = service.dump()
+    assert before
+    yield
+    assert service.dump() == before

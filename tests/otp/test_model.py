@@ -1,0 +1,174 @@
+"""Any order of send, guess, resend, cancel, delivery and waiting, on the real store, against the rules in plain Python.
+
+The store's clock is the real one, so the model reads it too and time jumps by moving what is stored. A jump never ends
+just before a moment at which an answer changes, so that the few milliseconds of each call cannot matter.
+"""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+
+from otpsvc.errors import ApiError
+from otpsvc.otp.model import SentOtp, VerifiedOtp, WrongGuess
+from tests.otp import rules
+from tests.otp.house import CLIENT, OTHER_CLIENT, House, open_house, wrong
+from tests.otp.rules import CODES_AN_HOUR, HOUR_S, Otp, Rules, Text
+
+SLACK_S = 8  # an example may take so long between two jumps; no known boundary is shorter than 30 s
+CLIENTS = st.sampled_from([CLIENT, CLIENT, CLIENT, OTHER_CLIENT])
+PURPOSES = st.sampled_from(["login", "login", "transaction"])
+SESSIONS = st.sampled_from([None, None, "a", "b", "c", "d"])
+JUMPS = st.sampled_from([10, 31, 31, 65, 95, 250, 305, 700, 1900, 3605])
+GUESSES = st.sampled_from(["right", "right", "wrong", "wrong", "wrong", "previous", "stale"])
+
+
+class TheProduct(RuleBasedStateMachine):
+    """The service and the model side by side."""
+
+    redis_url = ""
+    made = Bundle("made")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.resources = AsyncExitStack()
+        self.house: House = self.run(self.resources.enter_async_context(open_house(self.redis_url)))
+        self.run(self.house.raw.flushall())
+        self.model = Rules()
+        self.ids: dict[Otp, str] = {}
+        self.texts: dict[str, Text] = {}
+        self.jumped = 0.0
+
+    def run(self, call: Any) -> Any:
+        return self.runner.run(call)
+
+    def teardown(self) -> None:
+        self.run(self.resources.aclose())
+        self.runner.close()
+
+    def ask(self, call: Any) -> Any:
+        """Make a call; give its answer, or the code of its refusal."""
+        self.model.now = self.now()
+        try:
+            return self.run(call)
+        except ApiError as error:
+            return error.code
+
+    def now(self) -> float:
+        return time.time() + self.jumped
+
+    def caller(self, client: str) -> Any:
+        return self.house.caller(client, cooldown_s=rules.COOLDOWN_S)
+
+    @rule(target=made, client=CLIENTS, purpose=PURPOSES, session=SESSIONS)
+    def send(self, client: str, purpose: str, session: str | None) -> Any:
+        answer = self.ask(self.house.send(self.caller(client), purpose=purpose, session=session))
+        expected = self.model.send(client, purpose, session)
+        if not isinstance(answer, SentOtp):
+            assert answer == expected
+            return multiple()
+        assert expected == "sent"
+        expires_at = answer.expires_at / 1000 + self.jumped
+        assert abs(expires_at - (self.model.now + rules.TTL_S)) < SLACK_S
+        text = self.texts[answer.message_id] = Text()
+        otp = Otp(client, purpose, session, [self.house.codes[-1]], expires_at, text)
+        self.model.add(otp)
+        self.ids[otp] = answer.otp_id
+        return otp
+
+    @rule(otp=made, guess=GUESSES, client=st.sampled_from(["owner"] * 7 + [OTHER_CLIENT]))
+    def verify(self, otp: Otp, guess: str, client: str) -> None:
+        who = otp.client if client == "owner" else client
+        code = {
+            "right": otp.codes[-1],
+            "wrong": wrong(*otp.codes),
+            "previous": otp.codes[-2:][0],
+            "stale": otp.codes[0],
+        }[guess]
+        answer = self.ask(self.house.verify(self.ids[otp], code, self.caller(who)))
+        expected = self.model.verify(who, otp, code)
+        match answer:
+            case VerifiedOtp():
+                assert expected == "right"
+            case WrongGuess():
+                assert answer.attempts_remaining == expected
+            case _:
+                assert answer == expected
+
+    @rule(otp=made, client=st.sampled_from(["owner"] * 7 + [OTHER_CLIENT]))
+    def resend(self, otp: Otp, client: str) -> None:
+        who = otp.client if client == "owner" else client
+        answer = self.ask(self.house.resend(self.ids[otp], self.caller(who)))
+        expected = self.model.resend(who, otp)
+        if not isinstance(answer, SentOtp):
+            assert answer == expected
+            return
+        assert expected == "sent"
+        assert answer.otp_id == self.ids[otp]
+        assert answer.attempts_remaining == rules.ATTEMPTS - otp.attempts
+        text = self.texts[answer.message_id] = Text()
+        self.model.replace(otp, self.house.codes[-1], text)
+
+    @rule(otp=made, client=st.sampled_from(["owner"] * 7 + [OTHER_CLIENT]))
+    def cancel(self, otp: Otp, client: str) -> None:
+        who = otp.client if client == "owner" else client
+        answer = self.ask(self.house.cancel(self.ids[otp], self.caller(who)))
+        expected = self.model.cancel(who, otp)
+        assert (answer if isinstance(answer, str) else answer.status) == expected
+
+    @rule()
+    def deliver(self) -> None:
+        self.model.now = self.now()
+        expected = self.model.deliverable()
+        messages = self.run(self.house.claim(limit=1000))
+        assert {self.texts[message.message_id] for message in messages} == expected
+        for message in messages:
+            done = self.house.queue.record_sent(message.message_id, message.token, sender="x", provider_id=None)
+            assert self.run(done)
+            self.texts[message.message_id].status = "sent"
+        for text in self.texts.values():
+            text.status = "sent" if text.status == "sent" else "ended"
+        assert self.run(self.house.waiting()) == []
+
+    @rule(seconds=JUMPS)
+    def wait(self, seconds: float) -> None:
+        while any(-2 <= moment - self.now() - seconds <= SLACK_S for moment in self.model.boundaries()):
+            seconds += SLACK_S + 1
+        self.run(self.house.age(seconds))
+        self.jumped += seconds
+
+    @rule(otp=made)
+    def look(self, otp: Otp) -> None:
+        view = self.ask(self.house.get(self.ids[otp], self.caller(otp.client)))
+        if otp.is_gone(self.model.now):
+            assert view == "OTP_NOT_FOUND"
+            return
+        assert view.status == self.model.status(otp)
+        assert view.attempts_remaining == rules.ATTEMPTS - otp.attempts
+        assert view.resends_remaining == rules.RESENDS - otp.resends
+
+    @invariant()
+    def the_promises_hold(self) -> None:
+        assert all(otp.compared <= rules.ATTEMPTS for otp in self.ids)
+        for client in (CLIENT, OTHER_CLIENT):
+            times = [at for at, who in self.model.sends if who == client]
+            assert all(sum(at <= later < at + HOUR_S for later in times) <= CODES_AN_HOUR for at in times)
+
+
+def test_the_service_keeps_the_rules(redis_url: str) -> None:
+    TheProduct.redis_url = redis_url
+    run_state_machine_as_test(
+        TheProduct,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=50,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
