@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from otpsvc.errors import ApiError
 from otpsvc.otp.model import SentOtp, VerifiedOtp, WrongGuess
@@ -20,18 +20,21 @@ from tests.otp.house import CLIENT, OTHER_CLIENT, House, open_house, wrong
 from tests.otp.rules import CODES_AN_HOUR, HOUR_S, Otp, Rules, Text
 
 SLACK_S = 8  # an example may take so long between two jumps; no known boundary is shorter than 30 s
-CLIENTS = st.sampled_from([CLIENT, CLIENT, CLIENT, OTHER_CLIENT])
-PURPOSES = st.sampled_from(["login", "login", "transaction"])
-SESSIONS = st.sampled_from([None, None, "a", "b", "c", "d"])
-JUMPS = st.sampled_from([10, 31, 31, 65, 95, 250, 305, 700, 1900, 3605])
-GUESSES = st.sampled_from(["right", "right", "wrong", "wrong", "wrong", "previous", "stale"])
+CLIENTS = st.sampled_from([CLIENT] * 5 + [OTHER_CLIENT])
+CALLERS = st.sampled_from(["owner"] * 9 + [OTHER_CLIENT])
+PURPOSES = st.sampled_from(["login"] * 4 + ["transaction"])
+SESSIONS = st.sampled_from([None, None, None, "a", "b", "c", "d"])
+JUMPS = st.sampled_from([10, 31, 65, 95, 95, 250, 275, 305, 700, 1900, 3605])
+GUESSES = st.sampled_from(["right", "wrong", "wrong", "wrong", "previous", "stale"])
+PICKS = st.integers(0, 9)
+PATIENCE = st.sampled_from([0, rules.COOLDOWN_S + 1, rules.COOLDOWN_S + 1])
+has_made_one = precondition(lambda self: bool(self.ids))
 
 
 class TheProduct(RuleBasedStateMachine):
     """The service and the model side by side."""
 
     redis_url = ""
-    made = Bundle("made")
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,13 +68,21 @@ class TheProduct(RuleBasedStateMachine):
     def caller(self, client: str) -> Any:
         return self.house.caller(client, cooldown_s=rules.COOLDOWN_S)
 
-    @rule(target=made, client=CLIENTS, purpose=PURPOSES, session=SESSIONS)
-    def send(self, client: str, purpose: str, session: str | None) -> Any:
+    def picked(self, pick: int) -> Otp:
+        """One of the latest, more often than not one that lives."""
+        latest = list(reversed(self.ids))
+        living = [otp for otp in latest if otp.is_living(self.now())]
+        chosen_from = living if living and pick < 8 else latest
+        return chosen_from[pick % 4 % len(chosen_from)]
+
+    @rule(client=CLIENTS, purpose=PURPOSES, session=SESSIONS, patience_s=PATIENCE)
+    def send(self, client: str, purpose: str, session: str | None, patience_s: float) -> None:
+        self.jump(patience_s)
         answer = self.ask(self.house.send(self.caller(client), purpose=purpose, session=session))
         expected = self.model.send(client, purpose, session)
         if not isinstance(answer, SentOtp):
             assert answer == expected
-            return multiple()
+            return
         assert expected == "sent"
         expires_at = answer.expires_at / 1000 + self.jumped
         assert abs(expires_at - (self.model.now + rules.TTL_S)) < SLACK_S
@@ -79,10 +90,11 @@ class TheProduct(RuleBasedStateMachine):
         otp = Otp(client, purpose, session, [self.house.codes[-1]], expires_at, text)
         self.model.add(otp)
         self.ids[otp] = answer.otp_id
-        return otp
 
-    @rule(otp=made, guess=GUESSES, client=st.sampled_from(["owner"] * 7 + [OTHER_CLIENT]))
-    def verify(self, otp: Otp, guess: str, client: str) -> None:
+    @has_made_one
+    @rule(pick=PICKS, guess=GUESSES, client=CALLERS)
+    def verify(self, pick: int, guess: str, client: str) -> None:
+        otp = self.picked(pick)
         who = otp.client if client == "owner" else client
         code = {
             "right": otp.codes[-1],
@@ -100,8 +112,11 @@ class TheProduct(RuleBasedStateMachine):
             case _:
                 assert answer == expected
 
-    @rule(otp=made, client=st.sampled_from(["owner"] * 7 + [OTHER_CLIENT]))
-    def resend(self, otp: Otp, client: str) -> None:
+    @has_made_one
+    @rule(pick=PICKS, client=CALLERS, patience_s=PATIENCE)
+    def resend(self, pick: int, client: str, patience_s: float) -> None:
+        self.jump(patience_s)
+        otp = self.picked(pick)
         who = otp.client if client == "owner" else client
         answer = self.ask(self.house.resend(self.ids[otp], self.caller(who)))
         expected = self.model.resend(who, otp)
@@ -114,8 +129,10 @@ class TheProduct(RuleBasedStateMachine):
         text = self.texts[answer.message_id] = Text()
         self.model.replace(otp, self.house.codes[-1], text)
 
-    @rule(otp=made, client=st.sampled_from(["owner"] * 7 + [OTHER_CLIENT]))
-    def cancel(self, otp: Otp, client: str) -> None:
+    @has_made_one
+    @rule(pick=PICKS, client=CALLERS)
+    def cancel(self, pick: int, client: str) -> None:
+        otp = self.picked(pick)
         who = otp.client if client == "owner" else client
         answer = self.ask(self.house.cancel(self.ids[otp], self.caller(who)))
         expected = self.model.cancel(who, otp)
@@ -137,13 +154,20 @@ class TheProduct(RuleBasedStateMachine):
 
     @rule(seconds=JUMPS)
     def wait(self, seconds: float) -> None:
+        self.jump(seconds)
+
+    def jump(self, seconds: float) -> None:
+        if not seconds:
+            return
         while any(-2 <= moment - self.now() - seconds <= SLACK_S for moment in self.model.boundaries()):
             seconds += SLACK_S + 1
         self.run(self.house.age(seconds))
         self.jumped += seconds
 
-    @rule(otp=made)
-    def look(self, otp: Otp) -> None:
+    @has_made_one
+    @rule(pick=PICKS)
+    def look(self, pick: int) -> None:
+        otp = self.picked(pick)
         view = self.ask(self.house.get(self.ids[otp], self.caller(otp.client)))
         if otp.is_gone(self.model.now):
             assert view == "OTP_NOT_FOUND"
