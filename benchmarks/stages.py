@@ -36,7 +36,7 @@ class _ReadyStore:
         return Accepted(now=0, expires_at=command.ttl_ms, resend_at=0, attempts_remaining=command.max_attempts)
 
     async def verify(self, command: VerifyCommand) -> Right:
-        return Right(to="+336****5678", purpose=command.purpose, metadata="", verified_at=0)
+        return Right(is_replay=False, to="+336****5678", purpose=command.purpose, metadata="", verified_at=0)
 
     async def resend(self, command: ResendCommand) -> Refusal:
         raise NotImplementedError

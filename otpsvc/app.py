@@ -19,7 +19,7 @@ from otpsvc.http.bodies import BodyReader
 from otpsvc.http.edge import Edge
 from otpsvc.http.health import health_router
 from otpsvc.http.openapi import openapi_config
-from otpsvc.http.problems import answer_api_error, answer_http_exception, answer_unexpected
+from otpsvc.http.problems import ErrorAnswers
 from otpsvc.http.v1.otp import otp_router
 from otpsvc.messages.dispatcher import Dispatcher
 from otpsvc.messages.text import Texts
@@ -28,7 +28,7 @@ from otpsvc.otp.service import OtpService
 from otpsvc.pages.docs import ApiPage, docs_router
 from otpsvc.pages.inbox import inbox_router
 from otpsvc.postgres.clients import PostgresClients
-from otpsvc.postgres.installation import check_installation, ping
+from otpsvc.postgres.installation import check_installation, ping, recorded_index_key_id
 from otpsvc.postgres.migrate import pending
 from otpsvc.postgres.pool import Database, open_database
 from otpsvc.redis.client import RedisClient
@@ -47,6 +47,7 @@ class House:
 
     settings: Settings
     clock: SystemClock
+    keyring: Keyring
     redis: RedisClient
     database: Database
     keys: Keys
@@ -97,13 +98,18 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     Raises ConfigurationError for whatever would let the service start and then do wrong.
     """
     keyring = keyring_of(settings)
-    if settings.keys.hash_profile not in {profile.name for profile in PROFILES}:
-        known = ", ".join(profile.name for profile in PROFILES)
-        raise ConfigurationError(f"keys.hash_profile: {settings.keys.hash_profile!r} is none of {known}")
+    known = [profile.name for profile in PROFILES]
+    for name in (settings.keys.hash_profile, *settings.keys.accepted_hash_profiles):
+        if name not in known:
+            raise ConfigurationError(f"keys: the hash profile {name!r} is none of {', '.join(known)}")
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database_of(settings))
         await refuse_old_database(database)
+        if settings.keys.index_master is None:
+            # The indexes stay with the master that they began with, wherever a rotation has put it in the list.
+            recorded = await recorded_index_key_id(database)
+            keyring = (recorded and keyring.indexed_by(recorded)) or keyring
         partitions = settings.redis.partitions
         await check_installation(database, partitions=partitions, index_key_id=keyring.index_key_id)
         redis = RedisClient(
@@ -113,11 +119,11 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         )
         stack.push_async_callback(redis.close)
         try:
-            await redis.check_server()
+            await redis.check_server(needs_append_only=settings.redis.persistence == "append_only")
         except ApiError:
             raise ConfigurationError("redis.url: the server does not answer") from None
         keys = Keys(settings.redis.prefix, partitions)
-        hasher = CodeHasher(keyring, settings.keys.hash_profile)
+        hasher = CodeHasher(keyring, settings.keys.hash_profile, settings.keys.accepted_hash_profiles)
         stack.callback(hasher.close)
         store = PostgresClients(database)
         authenticator = Authenticator(store, keyring, settings.otp, clock)
@@ -131,7 +137,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             partitions=partitions,
         )
         clients = ClientService(store, keyring, settings.otp, clock)
-        yield House(settings, clock, redis, database, keys, otp, clients, authenticator)
+        yield House(settings, clock, keyring, redis, database, keys, otp, clients, authenticator)
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ async def open_delivery(
     senders = load_senders(tables, SenderContext(is_dev=is_dev, clock=house.clock))
     route: list[Sender[Any]] = [senders[name] for name in settings.delivery.senders]
     dispatcher = Dispatcher(
-        keyring=keyring_of(settings),
+        keyring=house.keyring,
         senders=route,
         mirrors=[senders[name] for name in mirrors or {}],
         clock=house.clock,
@@ -167,10 +173,17 @@ async def open_delivery(
         yield Delivery(queues, dispatcher, inbox)
 
 
+def check_senders(settings: Settings) -> None:
+    """Raise ConfigurationError if a worker could not deliver by these settings; opens no sender."""
+    tables = {name: settings.senders[name] for name in settings.delivery.senders}
+    load_senders(tables, SenderContext(is_dev=False, clock=SystemClock()))
+
+
 def create_app(house: House, *, inbox: InboxSender | None = None) -> ASGIApp:
     """Make the ASGI application over an open house, with the developer's inbox if one is given."""
     http = house.settings.http
     bodies = BodyReader(max_bytes=http.max_body_bytes, timeout_s=http.body_timeout_s)
+    errors = ErrorAnswers(http.public_url)
 
     async def ping_database() -> None:
         await ping(house.database)
@@ -185,9 +198,9 @@ def create_app(house: House, *, inbox: InboxSender | None = None) -> ASGIApp:
         route_handlers=routers,
         openapi_config=openapi_config(ApiPage(), docs_router()),
         exception_handlers={
-            ApiError: answer_api_error,
-            HTTPException: answer_http_exception,
-            Exception: answer_unexpected,
+            ApiError: errors.api_error,
+            HTTPException: errors.http_exception,
+            Exception: errors.unexpected,
         },
         logging_config=None,
         pdb_on_exception=False,

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 MASTER_BYTES = 32
 SLOT_BYTES = 2
+_TAG_BYTES = 16
 _NONCE = bytes(12)  # every seal has a key of its own, so the nonce never meets the same key twice
 
 
@@ -26,7 +27,11 @@ class KeyringError(ValueError):
 
 
 class UnsealError(ValueError):
-    """Sealed text was changed, moved to another record, or sealed under a master that is gone."""
+    """Sealed text was changed, or moved to another record."""
+
+
+class UnknownMasterError(UnsealError):
+    """Sealed under a master that this ring does not have: not yet, during a rotation, or not any more."""
 
 
 def framed(*parts: bytes | str) -> bytes:
@@ -107,7 +112,7 @@ class Keyring:
         """Make a ring of named 32-byte masters, the first one current; raise KeyringError.
 
         `index_master` names the master of the blind indexes, which are not rotated with the pepper: by default the
-        last, that is the oldest one.
+        last one.
         """
         if not masters:
             raise KeyringError("a keyring needs at least one master")
@@ -119,6 +124,11 @@ class Keyring:
         if chosen not in named:
             raise KeyringError(f"index master {chosen!r} is not in the keyring")
         return cls(ring, named[chosen])
+
+    def indexed_by(self, index_key_id: str) -> "Keyring | None":
+        """Return the ring with the index master that has this key id, None if no master of the ring has it."""
+        rings = (Keyring(self.masters, master) for master in self.masters)
+        return next((ring for ring in rings if ring.index_key_id == index_key_id), None)
 
     def by_slot(self, slot: bytes) -> Master | None:
         """Return the master that an id's slot names, if the ring still has it."""
@@ -147,9 +157,11 @@ class Keyring:
 
     def unseal(self, sealed: bytes, *, record_id: str, count: int, bound_to: tuple[str, ...]) -> bytes:
         """Decrypt what `seal` made; raise UnsealError."""
+        if len(sealed) < SLOT_BYTES + _TAG_BYTES:
+            raise UnsealError("too short to be sealed text")
         master = self.by_slot(sealed[:SLOT_BYTES])
         if master is None:
-            raise UnsealError("sealed under a master that is not in the keyring")
+            raise UnknownMasterError("sealed under a master that is not in the keyring")
         try:
             return AESGCM(master.seal_key(record_id, count)).decrypt(_NONCE, sealed[SLOT_BYTES:], framed(*bound_to))
         except InvalidTag:

@@ -242,10 +242,10 @@ _ROWS = (
         "ru": "Ошибка на нашей стороне. Сообщая о ней, укажите id запроса.",
     }),
     ErrorKind("SERVICE_UNAVAILABLE", 503, "server", True, {
-        "en": "The service cannot decide this right now. Nothing was changed; try again shortly.",
-        "fr": "Le service ne peut pas décider maintenant. Réessayez sous peu.",
-        "it": "Il servizio non può decidere ora. Riprova tra poco.",
-        "ru": "Сервис сейчас не может принять решение. Повторите немного позже.",
+        "en": "No answer can be given now. Try again shortly; with the same Idempotency-Key nothing is done twice.",
+        "fr": "Pas de réponse maintenant. Réessayez ; avec la même Idempotency-Key rien n'est fait deux fois.",
+        "it": "Nessuna risposta per ora. Riprova tra poco; con la stessa Idempotency-Key nulla avviene due volte.",
+        "ru": "Сейчас ответа нет. Повторите позже: с тем же Idempotency-Key ничего не выполнится дважды.",
     }, 1),
 )  # fmt: skip
 

@@ -62,6 +62,7 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: Seconds = 1.0
     max_connections: Annotated[int, Meta(ge=1, le=100)] = 4
     partitions: Annotated[int, Meta(ge=1, le=256)] = 1
+    persistence: Literal["append_only", "unchecked"] = "append_only"
 
     def __post_init__(self) -> None:
         _check_scheme(self.url, ("redis", "rediss", "unix"))
@@ -87,6 +88,7 @@ class KeysSettings(msgspec.Struct, frozen=True, kw_only=True):
     masters: Masters = Masters()
     index_master: str | None = None
     hash_profile: Name = "argon2id-64k"
+    accepted_hash_profiles: tuple[Name, ...] = ()
 
     def __post_init__(self) -> None:
         if self.masters and self.index_master and self.index_master not in self.masters:

@@ -180,7 +180,10 @@ class _Worker:
 
     async def _release(self, queue: MessageQueue, messages: Sequence[ClaimedMessage]) -> None:
         for message in messages:
-            await queue.release(message.message_id, message.token, due_in_s=0.0, reason="worker_stopping")
+            try:
+                await queue.release(message.message_id, message.token, due_in_s=0.0, reason="worker_stopping")
+            except Exception as error:  # noqa: BLE001 - the others must be given back all the same
+                _log.warning("message %s was not given back: %s", message.message_id, described(error))
 
     async def _until_stop(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what `work` returns, or None if `stop` comes first; then `work` is cancelled and has ended."""

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from otpsvc.clock import Clock
-from otpsvc.crypto import Keyring, UnsealError
+from otpsvc.crypto import Keyring, UnknownMasterError, UnsealError
 from otpsvc.errors import ApiError, ConfigurationError
-from otpsvc.faults import described
 from otpsvc.messages.handover import Handover
 from otpsvc.messages.model import ClaimedMessage, Content, MessageStatus
 from otpsvc.messages.ports import MessageQueue
@@ -45,10 +44,13 @@ _MAX_RECORD_PAUSE_S = 1.0
 _REPEAT_PAUSE_S = 0.5
 _MAX_REPEAT_PAUSE_S = 15.0
 
+_UNKNOWN_MASTER_PAUSE_S = 1.0
+
 NO_SENDER = "no_sender"
 NO_TIME_LEFT = "no_time_left"
 UNKNOWN_OUTCOME = "unknown_outcome"
 UNREADABLE = "unreadable"
+UNWANTED = "code_ended"
 
 _decode_content = msgspec.msgpack.Decoder(Content).decode
 _log = logging.getLogger(__name__)
@@ -120,15 +122,15 @@ class Dispatcher:
         of a send it records nothing: the lease runs out and the message comes back as uncertain.
         """
         content = self._open(claimed)
-        if content is None:
-            verdict: Verdict = Ended(MessageStatus.FAILED, UNREADABLE)
+        if isinstance(content, UnsealError):
+            verdict = self._unopened(claimed, content, lease_ends_at)
         else:
-            verdict = await self._decide(claimed, content, lease_ends_at)
+            verdict = await self._decide(queue, claimed, content, lease_ends_at)
         await self._record(queue, claimed, verdict, lease_ends_at)
-        if content is not None and isinstance(verdict, Sent):
+        if isinstance(content, Content) and isinstance(verdict, Sent):
             await self._mirror(claimed, content, lease_ends_at)
 
-    def _open(self, claimed: ClaimedMessage) -> Content | None:
+    def _open(self, claimed: ClaimedMessage) -> Content | UnsealError:
         try:
             plain = self._keyring.unseal(
                 claimed.sealed,
@@ -137,28 +139,47 @@ class Dispatcher:
                 bound_to=(claimed.client_id, claimed.mode, claimed.message_id, claimed.channel),
             )
             return _decode_content(plain)
-        except (UnsealError, msgspec.MsgspecError) as error:
-            _log.error("message %s cannot be opened: %s", claimed.message_id, described(error))
-            return None
+        except UnsealError as error:
+            return error
+        except msgspec.MsgspecError:
+            return UnsealError("sealed text is not a message")
 
-    async def _decide(self, claimed: ClaimedMessage, content: Content, lease_ends_at: float) -> Verdict:
+    def _unopened(self, claimed: ClaimedMessage, error: UnsealError, lease_ends_at: float) -> Verdict:
+        _log.error("message %s cannot be opened: %s", claimed.message_id, error)
+        if isinstance(error, UnknownMasterError):
+            # A master that others have already: this process was not restarted yet, another worker may be.
+            later = Postponed(_UNKNOWN_MASTER_PAUSE_S, UNREADABLE)
+            return self._if_in_time(claimed, lease_ends_at, later, otherwise=UNREADABLE)
+        return Ended(MessageStatus.FAILED, UNREADABLE)
+
+    async def _decide(
+        self, queue: MessageQueue, claimed: ClaimedMessage, content: Content, lease_ends_at: float
+    ) -> Verdict:
         route = [s for s in self._senders if claimed.channel in s.capabilities.channels]
         if not route:
             return Ended(MessageStatus.FAILED, NO_SENDER)
         if claimed.is_uncertain and not _is_repeatable(route):
             _log.warning("message %s may have been sent before its lease ended", claimed.message_id)
             return Ended(MessageStatus.FAILED, UNKNOWN_OUTCOME)
-        return await self._walk(claimed, content, route, lease_ends_at)
+        return await self._walk(queue, claimed, content, route, lease_ends_at)
 
     async def _walk(
-        self, claimed: ClaimedMessage, content: Content, route: Sequence[Sender[Any]], lease_ends_at: float
+        self,
+        queue: MessageQueue,
+        claimed: ClaimedMessage,
+        content: Content,
+        route: Sequence[Sender[Any]],
+        lease_ends_at: float,
     ) -> Verdict:
         """Ask sender after sender, until one takes it, one may have taken it, or none can."""
         reason = ""
         soonest: Postponed | None = None
-        for sender in route:
+        for step, sender in enumerate(route):
             if hindrance := self._hindrance(claimed, lease_ends_at):
                 return hindrance
+            # The claim has just looked for the first step; while a sender took its time the code may have ended.
+            if step and not await self._is_wanted(queue, claimed):
+                return Ended(MessageStatus.CANCELLED, UNWANTED)
             outcome = await self._hand_over(sender, claimed, content, lease_ends_at)
             match outcome:
                 case Accepted(provider_id):
@@ -175,6 +196,13 @@ class Dispatcher:
         if soonest is None:
             return Ended(MessageStatus.FAILED, reason)
         return self._if_in_time(claimed, lease_ends_at, soonest, otherwise=NO_TIME_LEFT)
+
+    async def _is_wanted(self, queue: MessageQueue, claimed: ClaimedMessage) -> bool:
+        try:
+            return await queue.is_wanted(claimed.message_id, claimed.token)
+        except ApiError:
+            # Nobody can say. The code will not verify if it has ended; a message that is missing locks a person out.
+            return True
 
     def _hindrance(self, claimed: ClaimedMessage, lease_ends_at: float) -> Verdict | None:
         if self._life_s(claimed, lease_ends_at) < MIN_LIFE_S:

@@ -20,12 +20,16 @@ class MessageQueue(Protocol):
         """
         ...
 
+    async def is_wanted(self, message_id: str, token: str) -> bool:
+        """Say whether the lease still holds, the OTP is still pending and this message carries its current code."""
+        ...
+
     async def record_sent(self, message_id: str, token: str, *, sender: str, provider_id: str | None) -> bool:
         """Record that `sender` took the message; False if the token is stale (nothing changed)."""
         ...
 
     async def record_final(self, message_id: str, token: str, status: MessageStatus, *, reason: str) -> bool:
-        """End the message as `failed` or `expired` with a reason; False if the token is stale."""
+        """End the message as `failed`, `expired` or `cancelled` with a reason; False if the token is stale."""
         ...
 
     async def release(self, message_id: str, token: str, *, due_in_s: float, reason: str) -> bool:

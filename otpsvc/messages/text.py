@@ -62,10 +62,6 @@ class Texts:
         parts, encoding = count_parts(text)
         return Text(text, parts, encoding)
 
-    def check_template(self, template: str) -> None:
-        """Raise what `render` could raise for this template with any code."""
-        check_template(template)
-
 
 def check_template(template: str, *, code_length: int = _LONGEST_CODE) -> None:
     """Refuse a template that cannot be sent: INVALID_TEMPLATE, MESSAGE_TOO_LONG.

@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import unicodedata
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -42,7 +43,6 @@ PROFILES = (
     HashProfile(3, "argon2id-19m", memory_kib=19 * 1024, passes=2, is_inline=False),
 )
 DEFAULT_PROFILE = "argon2id-64k"
-_BY_NUMBER = {profile.number: profile for profile in PROFILES}
 _BY_NAME = {profile.name: profile for profile in PROFILES}
 
 
@@ -72,9 +72,11 @@ def normalise_guess(text: str) -> str | None:
 class CodeHasher:
     """Hashes codes, the cheap profiles inline and the dear ones in a bounded pool of threads."""
 
-    def __init__(self, keyring: Keyring, profile: str = DEFAULT_PROFILE) -> None:
+    def __init__(self, keyring: Keyring, profile: str = DEFAULT_PROFILE, accepted: Iterable[str] = ()) -> None:
         self._keyring = keyring
         self.profile = _BY_NAME[profile]
+        # Whoever sends an id chooses the profile in it. Only those that OTPs are made under may cost what they cost.
+        self._accepted = {_BY_NAME[name].number: _BY_NAME[name] for name in (profile, *accepted)}
         self._pool: ThreadPoolExecutor | None = None
         self._workers = os.cpu_count() or 1
         self._queued = 0
@@ -86,7 +88,7 @@ class CodeHasher:
 
     def knows(self, otp_id: OtpId) -> bool:
         """Say whether the id's pepper slot and profile can still be hashed under."""
-        return self._keyring.by_slot(otp_id.slot) is not None and otp_id.profile in _BY_NUMBER
+        return self._keyring.by_slot(otp_id.slot) is not None and otp_id.profile in self._accepted
 
     async def hash(self, otp_id: OtpId, *, client_id: str, mode: str, code: str) -> str:
         """Hash a code as its OTP's id says, under the current pepper and profile where the id's are unknown.
@@ -94,7 +96,7 @@ class CodeHasher:
         Raises ApiError SERVICE_UNAVAILABLE when more hashes wait than the pool may hold.
         """
         master = self._keyring.by_slot(otp_id.slot) or self._keyring.current
-        profile = _BY_NUMBER.get(otp_id.profile, self.profile)
+        profile = self._accepted.get(otp_id.profile, self.profile)
         if profile.is_inline:
             return _digest(master, profile, otp_id.text, client_id, mode, code)
         if self._queued >= self._workers * _QUEUED_HASHES_PER_WORKER:

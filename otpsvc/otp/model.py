@@ -85,6 +85,7 @@ class VerifiedOtp(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str
     metadata: dict[str, Any] | None
     verified_at: int
+    is_replay: bool = False
 
 
 class WrongGuess(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +93,7 @@ class WrongGuess(msgspec.Struct, frozen=True, kw_only=True):
 
     otp_id: str
     attempts_remaining: int
+    is_replay: bool = False
 
 
 class OtpView(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +102,7 @@ class OtpView(msgspec.Struct, frozen=True, kw_only=True):
     otp_id: str
     message_id: str
     message_status: str | None
+    message_parts: int | None
     to: str
     purpose: str
     status: str

@@ -57,12 +57,14 @@ class Right(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str
     metadata: str
     verified_at: int
+    is_replay: bool
 
 
 class Wrong(msgspec.Struct, frozen=True, kw_only=True):
     """The guess was wrong and is counted."""
 
     attempts_remaining: int
+    is_replay: bool
 
 
 class StoredOtp(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +74,7 @@ class StoredOtp(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     message_id: str
     message_status: str
+    message_parts: int | None
     to: str
     purpose: str
     channel: str
@@ -122,6 +125,7 @@ class SendCommand(NamedTuple):
     to_sealed: bytes
     metadata: str
     channel: str
+    parts: int
     code_hash: str
     code_length: int
     sealed_text: bytes
@@ -143,6 +147,7 @@ class ResendCommand(NamedTuple):
     purpose: str
     session: str
     channel: str
+    parts: int
     code_hash: str
     sealed_text: bytes
     grace_ms: int
@@ -190,20 +195,21 @@ class OtpStore(Protocol):
 
 
 class RenderedText(Protocol):
-    """A text as the renderer gives it; only its words matter here."""
+    """A text as the renderer gives it."""
 
     @property
     def text(self) -> str:
         """The words that go out, with the code in them."""
         ...
 
+    @property
+    def parts(self) -> int:
+        """How many SMS they take."""
+        ...
+
 
 class TextRenderer(Protocol):
     """Puts a code into words."""
-
-    def check_template(self, template: str) -> None:
-        """Raise ApiError INVALID_TEMPLATE for a template that cannot carry a code."""
-        ...
 
     def render(
         self, *, code: str, ttl_s: int, template: str | None, locale: str | None, region: str | None

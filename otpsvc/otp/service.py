@@ -90,7 +90,9 @@ class OtpService:
         message_id = new_message_id(partition=otp_id.partition)
         masked = phone.mask(to)
         recipient = SealedRecipient(to, request.template, fields.locale(request.locale))
-        code_hash, sealed_text = await self._new_code(tenant, otp_id, message_id.text, recipient, code_length, ttl_s)
+        code_hash, sealed_text, parts = await self._new_code(
+            tenant, otp_id, message_id.text, recipient, code_length, ttl_s
+        )
         outcome = await self._store.send(
             SendCommand(
                 tenant=tenant,
@@ -103,6 +105,7 @@ class OtpService:
                 to_sealed=self._seal(recipient, otp_id.text, tenant, otp_id.text),
                 metadata=metadata,
                 channel=CHANNEL,
+                parts=parts,
                 code_hash=code_hash,
                 code_length=code_length,
                 sealed_text=sealed_text,
@@ -133,7 +136,7 @@ class OtpService:
             raise problem("OTP_NOT_FOUND")
         recipient = self._unseal(stored.to_sealed, tenant, otp_id.text)
         message_id = new_message_id(partition=otp_id.partition)
-        code_hash, sealed_text = await self._new_code(
+        code_hash, sealed_text, parts = await self._new_code(
             tenant, otp_id, message_id.text, recipient, stored.code_length, stored.ttl_ms // 1000
         )
         outcome = await self._store.resend(
@@ -145,6 +148,7 @@ class OtpService:
                 purpose=stored.purpose,
                 session=stored.session,
                 channel=stored.channel,
+                parts=parts,
                 code_hash=code_hash,
                 sealed_text=sealed_text,
                 grace_ms=policy.grace_s * 1000,
@@ -167,7 +171,10 @@ class OtpService:
         guess = normalise_guess(request.code)
         if guess is None or not MIN_CODE_LENGTH <= len(guess) <= MAX_CODE_LENGTH:
             raise problem("INVALID_OTP_FORMAT")
-        fields.session(request.session)
+        session = self._session(tenant, request.session)
+        if request.purpose == "":
+            # Not a word that any OTP could have; to the store an empty one would mean that none was sent.
+            raise problem("OTP_NOT_FOUND")
         to_index = self._index(_normalised(request.to)) if request.to is not None else ""
         otp_id = _parsed(request.otp_id)
         code_hash = await self._hasher.hash(otp_id, client_id=tenant.client_id, mode=tenant.mode, code=guess)
@@ -181,7 +188,7 @@ class OtpService:
                 otp_id=otp_id,
                 to_index=to_index,
                 purpose=request.purpose or "",
-                session=self._session(tenant, request.session),
+                session=session,
                 code_hash=code_hash,
                 code_length=len(guess),
                 operation=master.fingerprint_of("operation", *tenant, operation),
@@ -197,8 +204,11 @@ class OtpService:
                 purpose=outcome.purpose,
                 metadata=_metadata(outcome.metadata),
                 verified_at=outcome.verified_at,
+                is_replay=outcome.is_replay,
             )
-        return WrongGuess(otp_id=otp_id.text, attempts_remaining=outcome.attempts_remaining)
+        return WrongGuess(
+            otp_id=otp_id.text, attempts_remaining=outcome.attempts_remaining, is_replay=outcome.is_replay
+        )
 
     async def cancel(self, caller: Principal, otp_id: str) -> OtpView:
         """End a pending OTP; cancelling twice is the same as once.
@@ -220,6 +230,7 @@ class OtpService:
             otp_id=parsed.text,
             message_id=stored.message_id,
             message_status=stored.message_status or None,
+            message_parts=stored.message_parts,
             to=stored.to,
             purpose=stored.purpose,
             status=stored.status,
@@ -242,8 +253,11 @@ class OtpService:
         recipient: SealedRecipient,
         length: int,
         ttl_s: int,
-    ) -> tuple[str, bytes]:
-        """Make a code; give its hash and its sealed message. The code itself does not leave this function."""
+    ) -> tuple[str, bytes, int]:
+        """Make a code; give its hash, its sealed message and how many SMS that takes.
+
+        The code itself does not leave this function.
+        """
         code = new_code(length)
         rendered = self._texts.render(
             code=code,
@@ -254,7 +268,7 @@ class OtpService:
         )
         code_hash = await self._hasher.hash(otp_id, client_id=tenant.client_id, mode=tenant.mode, code=code)
         content = Content(recipient.to, rendered.text)
-        return code_hash, self._seal(content, message_id, tenant, message_id, CHANNEL)
+        return code_hash, self._seal(content, message_id, tenant, message_id, CHANNEL), rendered.parts
 
     def _seal(self, content: msgspec.Struct, record_id: str, tenant: Tenant, *bound_to: str) -> bytes:
         plain = msgspec.msgpack.encode(content)

@@ -91,6 +91,9 @@ class Batches:
         except (RedisError, OSError) as error:
             _fail(batch, error)
             return
+        except BaseException:
+            _fail(batch, RedisConnectionError("closed"))
+            raise
         try:
             await connection.send_packed_command([call.packed for call in batch], check_health=False)
             for call in batch:

@@ -15,7 +15,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
-    BusyLoadingError,
     ClusterDownError,
     MasterDownError,
     NoScriptError,
@@ -42,7 +41,6 @@ _MINIMUM = {"redis": (7, 0), "valkey": (7, 2)}
 # With these the server says that it ran nothing: the same call may go again (ARCHITECTURE, Redis). The library has a
 # class for some and cuts the word off their text; the others come with their word in front.
 _NOTHING_RAN = (
-    BusyLoadingError,
     ClusterDownError,
     MasterDownError,
     OutOfMemoryError,
@@ -80,8 +78,11 @@ class RedisClient:
             await client.aclose()
             await pool.disconnect()
 
-    async def check_server(self) -> None:
-        """Refuse a server that cannot keep the rules; raises ConfigurationError, or ApiError if it is out of reach."""
+    async def check_server(self, *, needs_append_only: bool = True) -> None:
+        """Refuse a server that cannot keep the rules; raises ConfigurationError, or ApiError if it is out of reach.
+
+        `needs_append_only` wants the append-only file: without it a restart hands back attempts and used codes.
+        """
         try:
             info = await self._redis.info()
             # A managed server may forbid CONFIG: then its INFO alone must say that it does not evict.
@@ -98,11 +99,18 @@ class RedisClient:
             least = ".".join(map(str, _MINIMUM[product]))
             raise ConfigurationError(f"redis.url: {product} {version} is too old, {least} is the oldest that works")
         if info.get("redis_mode") == "cluster" or info.get("cluster_enabled"):
-            raise ConfigurationError("redis.url: Redis Cluster is not supported yet; use a single node or Sentinel")
+            raise ConfigurationError("redis.url: Redis Cluster is not supported yet; use a single node")
         if policy != "noeviction":
             raise ConfigurationError(
                 f"redis.url: maxmemory-policy is {policy}, which would forget attempts and limits; set noeviction"
             )
+        if needs_append_only and not info.get("aof_enabled"):
+            raise ConfigurationError(
+                "redis.url: the append-only file is off, so that a restart would hand back attempts and used codes: "
+                'set appendonly yes, or redis.persistence = "unchecked" if the server keeps its writes otherwise'
+            )
+        if replicas := info.get("connected_slaves"):
+            log.warning("the store has %s replicas: a promotion can hand back attempts (SECURITY.md)", replicas)
 
     async def ping(self) -> None:
         """Return if the server answers; raises ApiError SERVICE_UNAVAILABLE."""
@@ -138,7 +146,7 @@ class RedisClient:
         while True:
             try:
                 reply = await self._evaluate(script, inputs)
-            except (ResponseError, BusyLoadingError) as error:
+            except ResponseError as error:
                 # Nothing ran: not at all on these answers, and on a broken contract nobody retries.
                 if not isinstance(error, _NOTHING_RAN) and not str(error).startswith(_NOTHING_RAN_WORDS):
                     raise

@@ -46,7 +46,7 @@ TABLE = (
         "{pNN}:live:<client>:<mode>:<to>:<purpose>",
         "hash",
         "session fingerprint -> living OTP and its end",
-        "until the last of them ends",
+        "30 min after the last send: no code lives longer",
         ("otp_send", "otp_resend", "otp_verify", "otp_cancel"),
     ),
     KeySpec(

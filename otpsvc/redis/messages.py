@@ -80,6 +80,15 @@ class RedisMessageQueue:
         )
         return claimed
 
+    async def is_wanted(self, message_id: str, token: str) -> bool:
+        """Run `message_wanted`."""
+        status, _ = await self._client.run(
+            "message_wanted",
+            {"message": self._keys.message_base + message_id},
+            {"message_id": message_id, "token": token, "otp_base": self._keys.otp_base},
+        )
+        return status == "wanted"
+
     async def record_sent(self, message_id: str, token: str, *, sender: str, provider_id: str | None) -> bool:
         """Record that a sender took the message."""
         return await self._settle(message_id, token, "sent", sender=sender, provider_id=provider_id or "")

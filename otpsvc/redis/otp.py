@@ -47,6 +47,7 @@ class RedisOtpStore:
             "to_sealed": command.to_sealed,
             "metadata": command.metadata,
             "channel": command.channel,
+            "parts": command.parts,
             "code_hash": command.code_hash,
             "code_length": command.code_length,
             "sealed_text": command.sealed_text,
@@ -77,6 +78,7 @@ class RedisOtpStore:
             "otp_id": otp_id,
             "message_id": command.message_id.text,
             "channel": command.channel,
+            "parts": command.parts,
             "code_hash": command.code_hash,
             "sealed_text": command.sealed_text,
             "grace_ms": command.grace_ms,
@@ -119,15 +121,16 @@ class RedisOtpStore:
             },
         )
         if status == "right":
-            _, to, purpose, metadata, verified_at = values
+            _, to, purpose, metadata, verified_at, is_replay = values
             return Right(
                 to=to.decode(),
                 purpose=purpose.decode(),
                 metadata=metadata.decode(),
                 verified_at=verified_at,
+                is_replay=bool(is_replay),
             )
         if status == "wrong":
-            return Wrong(attempts_remaining=values[1])
+            return Wrong(attempts_remaining=values[1], is_replay=bool(values[2]))
         if status == "format":
             return Refusal(status=status, now=values[0], code_length=values[1])
         return _refusal(status, values)
@@ -172,7 +175,7 @@ class RedisOtpStore:
         )
         if status != "found":
             return None
-        (now, otp_status, message_id, message_status, to, purpose, channel, code_length, attempts, max_attempts,
+        (now, otp_status, message_id, message_status, parts, to, purpose, channel, code_length, attempts, max_attempts,
          created_at, expires_at, resend_at, ended_at, metadata, session, number, to_sealed, resends,
          ttl_ms) = values  # fmt: skip
         return StoredOtp(
@@ -180,6 +183,7 @@ class RedisOtpStore:
             status=otp_status.decode(),
             message_id=message_id.decode(),
             message_status=message_status.decode(),
+            message_parts=int(parts) if parts else None,
             to=to.decode(),
             purpose=purpose.decode(),
             channel=channel.decode(),

@@ -34,6 +34,7 @@ class MemoryQueue:
 
     def __init__(self, clock: Clock, keyring: Keyring) -> None:
         self.messages: dict[str, QueuedMessage] = {}
+        self.unwanted: set[str] = set()
         self.fails_with: Exception | None = None
         self.n_claims = 0
         self._clock = clock
@@ -116,6 +117,10 @@ class MemoryQueue:
         waiting = [r.due_at for r in self.messages.values() if r.status in ("queued", "processing")]
         next_due_in_ms = max(0, int((min(waiting) - now) * 1000)) if waiting else None
         return ClaimedBatch(batch, next_due_in_ms)
+
+    async def is_wanted(self, message_id: str, token: str) -> bool:
+        """Say whether the lease holds and nobody said that the code has ended (`unwanted`)."""
+        return await self._held(message_id, token) is not None and message_id not in self.unwanted
 
     async def record_sent(self, message_id: str, token: str, *, sender: str, provider_id: str | None) -> bool:
         """End the record as sent."""

@@ -181,3 +181,25 @@ async def test_what_a_lost_answer_leased_is_handed_out_again(house: House) -> No
     (claimed,) = (await queue.claim(limit=5, lease_s=30)).messages
     assert not claimed.is_uncertain
     assert (await queue.claim(limit=5, lease_s=30)).messages == []
+
+
+async def test_what_may_have_been_sent_stays_so_whoever_gives_it_back(house: House) -> None:
+    """A lease runs out in a send; the next worker is stopping and gives it back; a third must not repeat it."""
+    sent = await house.send()
+    queue = house.queues[parse_message_id(sent.message_id).partition]
+    await queue.claim(limit=1, lease_s=0)
+    (second,) = (await queue.claim(limit=1, lease_s=30)).messages
+    assert second.is_uncertain
+    assert await queue.release(second.message_id, second.token, due_in_s=0, reason="worker_stopping")
+    (third,) = (await queue.claim(limit=1, lease_s=30)).messages
+    assert third.is_uncertain
+
+
+async def test_a_cancelled_code_is_not_wanted_any_more(house: House) -> None:
+    sent = await house.send()
+    queue = house.queues[parse_message_id(sent.message_id).partition]
+    (claimed,) = (await queue.claim(limit=1, lease_s=30)).messages
+    assert await queue.is_wanted(claimed.message_id, claimed.token)
+    assert not await queue.is_wanted(claimed.message_id, "another token")
+    await house.service.cancel(CALLER, sent.otp_id)
+    assert not await queue.is_wanted(claimed.message_id, claimed.token)

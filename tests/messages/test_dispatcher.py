@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from otpsvc.crypto import Keyring
 from otpsvc.errors import ConfigurationError, problem
 from otpsvc.messages.model import MessageStatus
 from otpsvc.senders.contract import (
@@ -242,6 +243,29 @@ async def test_a_message_that_cannot_be_opened_fails(change: str, house: House) 
     await house.dispatcher(sender).deliver(forged, queue=house.queue, lease_ends_at=house.clock.monotonic() + LEASE_S)
     assert house.queue.messages[forged.message_id].events == [(MessageStatus.FAILED, "unreadable")]
     assert sender.sent == []
+
+
+async def test_a_master_that_is_not_here_yet_leaves_the_message_to_others(house: House) -> None:
+    """In the middle of a rotation a worker meets text sealed under a master that it will get with its restart."""
+    sender = RecordingSender("a")
+    (claimed,) = (await house.queue.claim(limit=1, lease_s=LEASE_S)).messages
+    newer = Keyring.from_masters({"newer": bytes(32)})
+    forged = msgspec.structs.replace(claimed, sealed=newer.seal(b"x", record_id="r", count=0, bound_to=()))
+    lease_ends_at = house.clock.monotonic() + LEASE_S
+    await house.dispatcher(sender).deliver(forged, queue=house.queue, lease_ends_at=lease_ends_at)
+    assert house.end == (MessageStatus.QUEUED, "unreadable")
+    assert sender.sent == []
+
+
+async def test_a_code_that_ended_meanwhile_goes_to_no_second_sender(house: House) -> None:
+    def slow(message: OutboundMessage) -> Outcome:
+        house.queue.unwanted.add(message.message_id)
+        return Rejected(RejectionKind.UNAVAILABLE)
+
+    second = RecordingSender("b")
+    await house.deliver(house.dispatcher(RecordingSender("a", [slow]), second))
+    assert house.end == (MessageStatus.CANCELLED, "code_ended")
+    assert second.sent == []
 
 
 async def test_sealed_nonsense_fails(house: House) -> None:

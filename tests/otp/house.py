@@ -46,6 +46,7 @@ RECORD_S = 15 * 60  # how long a record stays after its end
 
 class SpokenText(NamedTuple):
     text: str
+    parts: int = 1
 
 
 class CodeCatcher:
@@ -53,9 +54,6 @@ class CodeCatcher:
 
     def __init__(self) -> None:
         self.codes: list[str] = []
-
-    def check_template(self, template: str) -> None:
-        assert template
 
     def render(
         self, *, code: str, ttl_s: int, template: str | None, locale: str | None, region: str | None
@@ -247,14 +245,21 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(redis_url: str, *, limits: Limits | None = None, masters: dict[str, bytes] | None = None,
-                     profile: str = "hmac-sha256", partitions: int = 1) -> AsyncIterator[House]:  # fmt: skip
+async def open_house(
+    redis_url: str,
+    *,
+    limits: Limits | None = None,
+    masters: dict[str, bytes] | None = None,
+    profile: str = "hmac-sha256",
+    accepted: tuple[str, ...] = (),
+    partitions: int = 1,
+) -> AsyncIterator[House]:
     """Build the service as `app.py` does, over the store at `redis_url`."""
     client = RedisClient(redis_url, timeout_s=5, max_connections=32)
     raw = redis.asyncio.Redis.from_url(redis_url)
     keys = Keys("test", partitions)
     keyring = Keyring.from_masters(masters or MASTERS)
-    hasher = CodeHasher(keyring, profile)
+    hasher = CodeHasher(keyring, profile, accepted)
     catcher = CodeCatcher()
     store = RememberingStore(RedisOtpStore(client, keys))
     service = OtpService(

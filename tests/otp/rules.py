@@ -7,7 +7,7 @@ gives: `sent`, `right`, a number of attempts left, `cancelled`.
 from dataclasses import dataclass, field
 
 ATTEMPTS, RESENDS, CODES_AN_HOUR, FAILURES_AN_HOUR, LIVE_SESSIONS = 3, 5, 10, 10, 3
-TTL_S, GRACE_S, COOLDOWN_S, HOUR_S, RECORD_S, USEFUL_S = 300, 90, 30, 3600, 900, 30
+TTL_S, GRACE_S, COOLDOWN_S, HOUR_S, RECORD_S, USEFUL_S = 120, 90, 30, 3600, 900, 30
 
 
 @dataclass(eq=False)

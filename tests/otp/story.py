@@ -104,6 +104,8 @@ async def deliver(house: House) -> None:
     assert not await house.queue.record_sent(sent.message_id, sent.token, sender="inbox", provider_id="g-1")
     assert await house.queue.record_final(failed.message_id, failed.token, MessageStatus.FAILED, reason="rejected")
     await house.queue.wait(0)
+    assert await house.queue.is_wanted(later.message_id, later.token)
+    assert not await house.queue.is_wanted(later.message_id, "another token")
     assert await house.queue.release(later.message_id, later.token, due_in_s=5, reason="retry_later")
     await house.claim(limit=1)
     await house.send(caller, purpose="waiting")

@@ -21,14 +21,14 @@ from tests.otp.rules import CODES_AN_HOUR, HOUR_S, Otp, Rules, Text
 
 SLACK_S = 8  # an example may take so long between two jumps; no known boundary is shorter than 30 s
 CLIENTS = st.sampled_from([CLIENT] * 5 + [OTHER_CLIENT])
-CALLERS = st.sampled_from(["owner"] * 9 + [OTHER_CLIENT])
+WHO = st.sampled_from(["owner", "owner", "owner", OTHER_CLIENT])
 PURPOSES = st.sampled_from(["login"] * 4 + ["transaction"])
 SESSIONS = st.sampled_from([None, None, None, "a", "b", "c", "d"])
-JUMPS = st.sampled_from([10, 31, 65, 95, 95, 250, 275, 305, 700, 1900, 3605])
-GUESSES = st.sampled_from(["right", "wrong", "wrong", "wrong", "previous", "stale"])
-PICKS = st.integers(0, 9)
+JUMPS = st.sampled_from([10, 31, 31, 65, 65, 95, 95, 125, 910, 1900, 3605])
+PICKS = st.integers(0, 3)
 PATIENCE = st.sampled_from([0, rules.COOLDOWN_S + 1, rules.COOLDOWN_S + 1])
 has_made_one = precondition(lambda self: bool(self.ids))
+is_one_living = precondition(lambda self: bool(self.living()))
 
 
 class TheProduct(RuleBasedStateMachine):
@@ -66,14 +66,11 @@ class TheProduct(RuleBasedStateMachine):
         return time.time() + self.jumped
 
     def caller(self, client: str) -> Any:
-        return self.house.caller(client, cooldown_s=rules.COOLDOWN_S)
+        return self.house.caller(client, cooldown_s=rules.COOLDOWN_S, grace_s=rules.GRACE_S, ttl_s=rules.TTL_S)
 
-    def picked(self, pick: int) -> Otp:
-        """One of the latest, more often than not one that lives."""
-        latest = list(reversed(self.ids))
-        living = [otp for otp in latest if otp.is_living(self.now())]
-        chosen_from = living if living and pick < 8 else latest
-        return chosen_from[pick % 4 % len(chosen_from)]
+    def living(self) -> list[Otp]:
+        """The OTPs that can still be verified, the one resent most often first."""
+        return sorted((otp for otp in self.ids if otp.is_living(self.now())), key=lambda otp: -otp.resends)
 
     @rule(client=CLIENTS, purpose=PURPOSES, session=SESSIONS, patience_s=PATIENCE)
     def send(self, client: str, purpose: str, session: str | None, patience_s: float) -> None:
@@ -91,19 +88,35 @@ class TheProduct(RuleBasedStateMachine):
         self.model.add(otp)
         self.ids[otp] = answer.otp_id
 
+    @is_one_living
+    @rule(pick=PICKS)
+    def guess_right(self, pick: int) -> None:
+        otp = self.living()[pick % len(self.living())]
+        self.guess(otp, otp.codes[-1])
+
+    @is_one_living
+    @rule(pick=PICKS)
+    def guess_wrong(self, pick: int) -> None:
+        otp = self.living()[pick % len(self.living())]
+        self.guess(otp, wrong(*otp.codes))
+
+    @is_one_living
+    @rule(before=st.sampled_from([1, 1, 1, 2]), patience_s=st.sampled_from([0, 65, 65, 95, 95]))
+    def guess_an_earlier_code(self, before: int, patience_s: float) -> None:
+        self.jump(patience_s)
+        otp = (self.living() or list(self.ids))[0]
+        self.guess(otp, otp.codes[-1 - before :][0])
+
     @has_made_one
-    @rule(pick=PICKS, guess=GUESSES, client=CALLERS)
-    def verify(self, pick: int, guess: str, client: str) -> None:
-        otp = self.picked(pick)
-        who = otp.client if client == "owner" else client
-        code = {
-            "right": otp.codes[-1],
-            "wrong": wrong(*otp.codes),
-            "previous": otp.codes[-2:][0],
-            "stale": otp.codes[0],
-        }[guess]
-        answer = self.ask(self.house.verify(self.ids[otp], code, self.caller(who)))
-        expected = self.model.verify(who, otp, code)
+    @rule(pick=st.integers(0, 99), who=WHO)
+    def guess_at_any(self, pick: int, who: str) -> None:
+        otp = list(self.ids)[pick % len(self.ids)]
+        self.guess(otp, otp.codes[-1], who)
+
+    def guess(self, otp: Otp, code: str, who: str = "owner") -> None:
+        client = otp.client if who == "owner" else who
+        answer = self.ask(self.house.verify(self.ids[otp], code, self.caller(client)))
+        expected = self.model.verify(client, otp, code)
         match answer:
             case VerifiedOtp():
                 assert expected == "right"
@@ -112,14 +125,29 @@ class TheProduct(RuleBasedStateMachine):
             case _:
                 assert answer == expected
 
+    @is_one_living
+    @rule()
+    def resend_patiently(self) -> None:
+        otp = self.living()[0]
+        self.jump(rules.COOLDOWN_S + 1)
+        self.try_resend(otp)
+
+    @is_one_living
+    @rule()
+    def resend_at_the_end(self) -> None:
+        otp = self.living()[0]
+        self.jump(max(0, otp.expires_at - self.now() - 2 * SLACK_S))
+        self.try_resend(otp)
+
     @has_made_one
-    @rule(pick=PICKS, client=CALLERS, patience_s=PATIENCE)
-    def resend(self, pick: int, client: str, patience_s: float) -> None:
-        self.jump(patience_s)
-        otp = self.picked(pick)
-        who = otp.client if client == "owner" else client
-        answer = self.ask(self.house.resend(self.ids[otp], self.caller(who)))
-        expected = self.model.resend(who, otp)
+    @rule(pick=st.integers(0, 99), who=WHO)
+    def resend_any(self, pick: int, who: str) -> None:
+        self.try_resend(list(self.ids)[pick % len(self.ids)], who)
+
+    def try_resend(self, otp: Otp, who: str = "owner") -> None:
+        client = otp.client if who == "owner" else who
+        answer = self.ask(self.house.resend(self.ids[otp], self.caller(client)))
+        expected = self.model.resend(client, otp)
         if not isinstance(answer, SentOtp):
             assert answer == expected
             return
@@ -130,12 +158,12 @@ class TheProduct(RuleBasedStateMachine):
         self.model.replace(otp, self.house.codes[-1], text)
 
     @has_made_one
-    @rule(pick=PICKS, client=CALLERS)
-    def cancel(self, pick: int, client: str) -> None:
-        otp = self.picked(pick)
-        who = otp.client if client == "owner" else client
-        answer = self.ask(self.house.cancel(self.ids[otp], self.caller(who)))
-        expected = self.model.cancel(who, otp)
+    @rule(pick=st.integers(0, 99), who=WHO)
+    def cancel(self, pick: int, who: str) -> None:
+        otp = list(self.ids)[pick % len(self.ids)]
+        client = otp.client if who == "owner" else who
+        answer = self.ask(self.house.cancel(self.ids[otp], self.caller(client)))
+        expected = self.model.cancel(client, otp)
         assert (answer if isinstance(answer, str) else answer.status) == expected
 
     @rule()
@@ -164,10 +192,12 @@ class TheProduct(RuleBasedStateMachine):
         self.run(self.house.age(seconds))
         self.jumped += seconds
 
-    @has_made_one
-    @rule(pick=PICKS)
-    def look(self, pick: int) -> None:
-        otp = self.picked(pick)
+    @rule()
+    def look(self) -> None:
+        for otp in list(self.ids)[-6:]:
+            self.look_at(otp)
+
+    def look_at(self, otp: Otp) -> None:
         view = self.ask(self.house.get(self.ids[otp], self.caller(otp.client)))
         if otp.is_gone(self.model.now):
             assert view == "OTP_NOT_FOUND"
@@ -189,7 +219,7 @@ def test_the_service_keeps_the_rules(redis_url: str) -> None:
     run_state_machine_as_test(
         TheProduct,
         settings=settings(
-            max_examples=60,
+            max_examples=90,
             stateful_step_count=50,
             deadline=None,
             print_blob=True,

@@ -166,7 +166,8 @@ async def test_a_lost_answer_to_a_guess_costs_one_attempt(lossy: tuple[House, Lo
     house, way = lossy
     sent, code = await house.send_with_code()
     way.to_lose = 1
-    assert await house.verify(sent.otp_id, wrong(code)) == WrongGuess(otp_id=sent.otp_id, attempts_remaining=2)
+    answer = await house.verify(sent.otp_id, wrong(code))
+    assert answer == WrongGuess(otp_id=sent.otp_id, attempts_remaining=2, is_replay=True)
     way.to_lose = 1
     assert isinstance(await house.verify(sent.otp_id, code), VerifiedOtp)
     assert way.lost == 2
@@ -192,7 +193,8 @@ async def test_a_twin_after_two_lost_answers_gets_the_same(lossy: tuple[House, L
     way.to_lose = 2
     guess = wrong(house.codes[0])
     assert (await refusal_of(house.verify(sent.otp_id, guess, key="v1"))).code == "SERVICE_UNAVAILABLE"
-    assert await house.verify(sent.otp_id, guess, key="v1") == WrongGuess(otp_id=sent.otp_id, attempts_remaining=2)
+    answer = await house.verify(sent.otp_id, guess, key="v1")
+    assert answer == WrongGuess(otp_id=sent.otp_id, attempts_remaining=2, is_replay=True)
 
 
 async def test_a_lost_answer_to_a_claim_does_not_lose_the_messages(lossy: tuple[House, LossyWay]) -> None:
@@ -223,15 +225,19 @@ async def test_an_evicting_store_is_refused(house: House) -> None:
         ({"redis_version": "7.2.4", "valkey_version": "7.1.0"}, "valkey 7.1.0 is too old, 7.2"),
         ({"redis_version": "7.2.4", "redis_mode": "cluster"}, "Cluster is not supported"),
         ({"redis_version": "7.2.4", "maxmemory_policy": "volatile-ttl"}, "volatile-ttl"),
-        ({"redis_version": "7.0.0"}, None),
-        ({"redis_version": "10.1.0"}, None),
-        ({"redis_version": "7.2.4", "valkey_version": "7.2.0", "maxmemory_policy": "noeviction"}, None),
+        ({"redis_version": "7.2.4", "aof_enabled": 0}, "append-only file is off"),
+        ({"redis_version": "7.0.0", "aof_enabled": 1}, None),
+        ({"redis_version": "10.1.0", "aof_enabled": 1}, None),
+        (
+            {"redis_version": "7.2.4", "valkey_version": "7.2.0", "maxmemory_policy": "noeviction", "aof_enabled": 1},
+            None,
+        ),
     ],
 )
 async def test_only_a_fit_store_will_do(
-    house: House, monkeypatch: pytest.MonkeyPatch, said: dict[str, str], told: str | None
+    house: House, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], told: str | None
 ) -> None:
-    async def info() -> dict[str, str]:
+    async def info() -> dict[str, Any]:
         return said
 
     monkeypatch.setattr(house.client._redis, "info", info)
@@ -240,6 +246,14 @@ async def test_only_a_fit_store_will_do(
     else:
         with pytest.raises(ConfigurationError, match=told):
             await house.client.check_server()
+
+
+async def test_a_store_that_keeps_its_writes_otherwise(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def info() -> dict[str, Any]:
+        return {"redis_version": "7.2.4", "aof_enabled": 0}
+
+    monkeypatch.setattr(house.client._redis, "info", info)
+    await house.client.check_server(needs_append_only=False)
 
 
 async def test_a_wrong_password_is_a_matter_of_configuration(redis_url: str) -> None:

@@ -152,17 +152,17 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
 
 
 def _sent(sent: SentOtp) -> Response[bytes]:
-    answer = _answer(wire.SendAnswer.of(sent))
-    if sent.is_replay:
-        answer.headers["Idempotent-Replayed"] = "true"
-    return answer
+    return _answer(wire.SendAnswer.of(sent), is_replay=sent.is_replay)
 
 
 def _verified(request: Call, outcome: VerifiedOtp | WrongGuess) -> Response[bytes]:
     if isinstance(outcome, VerifiedOtp):
-        return _answer(wire.VerifiedAnswer.of(outcome, _RIGHT[language(request)]))
-    return _answer(wire.WrongAnswer.of(outcome, _WRONG[language(request)]))
+        answer: msgspec.Struct = wire.VerifiedAnswer.of(outcome, _RIGHT[language(request)])
+    else:
+        answer = wire.WrongAnswer.of(outcome, _WRONG[language(request)])
+    return _answer(answer, is_replay=outcome.is_replay)
 
 
-def _answer(body: msgspec.Struct) -> Response[bytes]:
-    return Response(_encode(body), media_type=JSON)
+def _answer(body: msgspec.Struct, *, is_replay: bool = False) -> Response[bytes]:
+    headers = {"Idempotent-Replayed": "true"} if is_replay else None
+    return Response(_encode(body), media_type=JSON, headers=headers)

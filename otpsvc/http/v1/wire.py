@@ -168,6 +168,7 @@ class OtpAnswer(msgspec.Struct, kw_only=True):
     otp_id: str
     message_id: str
     message_status: str | None
+    message_parts: int | None
     to: str
     purpose: str
     status: str
@@ -188,6 +189,7 @@ class OtpAnswer(msgspec.Struct, kw_only=True):
             otp_id=view.otp_id,
             message_id=view.message_id,
             message_status=view.message_status,
+            message_parts=view.message_parts,
             to=view.to,
             purpose=view.purpose,
             status=view.status,

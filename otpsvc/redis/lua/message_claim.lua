@@ -44,7 +44,7 @@ end
 local leased, ended, missing = {}, {}, {}
 for _, message_id in ipairs(due) do
   local message = redis.call('HMGET', arg.message_base .. message_id, 'client', 'mode', 'otp_id', 'channel',
-    'created_at', 'expires_at', 'tries', 'token')
+    'created_at', 'expires_at', 'tries', 'token', 'is_uncertain')
   if not message[1] then
     missing[#missing + 1] = message_id
   else
@@ -56,8 +56,10 @@ for _, message_id in ipairs(due) do
     elseif not otp[1] or not sealed or ends_at - now < tonumber(arg.min_life_ms) then
       ended[#ended + 1] = {message_id, 'expired', 'code_expired'}
     else
+      -- A lease that ran out without a word: a sender may have the message. The mark stays, whoever gives it back.
+      local is_uncertain = (message[9] == '1' or message[8] and message[8] ~= arg.token) and 1 or 0
       leased[#leased + 1] = {message_id, message[1], message[2], message[3], message[4], sealed, message[5],
-        message[6], ends_at - now, message[7] + 1, message[8] and message[8] ~= arg.token and 1 or 0}
+        message[6], ends_at - now, message[7] + 1, is_uncertain}
     end
   end
 end
@@ -66,7 +68,8 @@ local waiting = redis.call('LLEN', key.wake)
 
 -- All is read and decided; from here on only writes.
 for _, message in ipairs(leased) do
-  redis.call('HSET', arg.message_base .. message[1], 'status', 'processing', 'token', arg.token, 'tries', message[10])
+  redis.call('HSET', arg.message_base .. message[1], 'status', 'processing', 'token', arg.token, 'tries', message[10],
+    'is_uncertain', message[11])
   redis.call('ZADD', key.due, lease_until, message[1])
 end
 for _, message in ipairs(ended) do

@@ -9,7 +9,7 @@ KEYS
 ARGV
   message_id
   token
-  status       sent, failed or expired: it is done; queued: it is due again
+  status       sent, failed, expired or cancelled: it is done; queued: it is due again
   due_in_ms    for queued
   reason       why it is not sent, empty where it is
   sender       who took it, empty where nobody did

@@ -22,6 +22,7 @@ ARGV
   client
   mode
   channel
+  parts              how many SMS the text takes
   code_hash
   sealed_text
   cooldown_ms

@@ -27,6 +27,7 @@ ARGV
   to_sealed          the number and what a resend needs, sealed
   metadata           JSON, empty where none
   channel
+  parts              how many SMS the text takes
   code_hash
   code_length
   sealed_text

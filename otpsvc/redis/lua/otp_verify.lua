@@ -24,8 +24,8 @@ ARGV
   event_id
   locked_event_id
 Returns
-  right           now, to, purpose, metadata, verified_at
-  wrong           now, attempts left
+  right           now, to, purpose, metadata, verified_at, 1 where this operation had its answer before
+  wrong           now, attempts left, 1 where this operation had its answer before
   conflict        now: the operation was used for another guess
   not_found       now: unknown, another owner's, another number, purpose or session, verified, superseded or cancelled
   expired         now
@@ -63,9 +63,9 @@ for i = 1, attempts do
       return {'conflict', now}
     end
     if outcome == 'right' then
-      return {'right', now, otp[15], purpose, otp[16], tonumber(otp[17])}
+      return {'right', now, otp[15], purpose, otp[16], tonumber(otp[17]), 1}
     end
-    return {'wrong', now, max_attempts - i}
+    return {'wrong', now, max_attempts - i, 1}
   end
 end
 if status == 'verified' or status == 'superseded' or status == 'cancelled' then
@@ -92,7 +92,7 @@ redis.call('HSET', key.otp, 'attempts', attempts, 'guess_' .. attempts,
 if is_right then
   end_otp('verified', message_id, live_name, session, living, now)
   append_event(key.events, arg.event_id, 'otp.verified', arg.otp_id, message_id, arg.client, arg.mode, now)
-  return {'right', now, otp[15], purpose, otp[16], now}
+  return {'right', now, otp[15], purpose, otp[16], now, 0}
 end
 window_add(arg.fails_base .. number, arg.otp_id .. ':' .. attempts, HOUR_MS, now)
 append_event(key.events, arg.event_id, 'otp.rejected', arg.otp_id, message_id, arg.client, arg.mode, now)
@@ -100,4 +100,4 @@ if attempts >= max_attempts then
   end_otp('locked', message_id, live_name, session, living, now)
   append_event(key.events, arg.locked_event_id, 'otp.locked', arg.otp_id, message_id, arg.client, arg.mode, now)
 end
-return {'wrong', now, max_attempts - attempts}
+return {'wrong', now, max_attempts - attempts, 0}

@@ -1,7 +1,7 @@
 -- Writes a message and puts it into the due-set at once. The record outlives its code by a day, so that a worker that
 -- was away still finds what it has to end; the sealed text goes with the code.
 local function enqueue(message_id, otp_id, client, mode, channel, sealed_text, expires_at, now)
-  redis.call('HSET', key.message, 'client', client, 'mode', mode, 'otp_id', otp_id, 'channel', channel,
+  redis.call('HSET', key.message, 'client', client, 'mode', mode, 'otp_id', otp_id, 'channel', channel, 'parts', arg.parts,
     'status', 'queued', 'tries', 0, 'created_at', now, 'expires_at', expires_at)
   redis.call('PEXPIREAT', key.message, expires_at + 86400000)
   redis.call('SET', key.sealed, sealed_text, 'PXAT', expires_at)

@@ -1,0 +1,101 @@
+"""The keyring over starts: masters come and go, the indexes stay, and a start that would forget limits is refused."""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from otpsvc.app import House, open_delivery, open_house
+from otpsvc.clients.model import Principal
+from otpsvc.errors import ApiError, ConfigurationError
+from otpsvc.ids import parse_otp_id
+from otpsvc.messages.model import Content
+from otpsvc.otp.model import SendRequest, VerifiedOtp, VerifyRequest
+from otpsvc.otp.policy import Policy
+from otpsvc.redis.messages import RedisMessageQueue
+from otpsvc.settings import load
+
+A, B = f"a:{'aa' * 32}", f"b:{'bb' * 32}"
+CALLER = Principal("client_100000000001", "test", "key", Policy(cooldown_s=0))
+NUMBER = "+33612345678"
+
+
+class Starts:
+    """Starts the service on one pair of stores with one keyring or another."""
+
+    def __init__(self, redis_url: str, database_url: str) -> None:
+        self._environ = {"OTPSVC_REDIS_URL": redis_url, "OTPSVC_DATABASE_URL": database_url}
+
+    def house(self, *masters: str, **more: str) -> AbstractAsyncContextManager[House]:
+        environ = {**self._environ, "OTPSVC_KEYS_MASTERS": ",".join(masters), **more}
+        return open_house(load(None, environ))
+
+
+@pytest.fixture
+def starts(redis_url: str, database_url: str) -> Starts:
+    return Starts(redis_url, database_url)
+
+
+async def sent_code(house: House) -> tuple[str, str]:
+    """Send a code and read it as a worker does."""
+    sent = await house.otp.send(CALLER, SendRequest(to=NUMBER))
+    async with open_delivery(house, is_dev=True, mirrors={"inbox": "inbox"}) as delivery:
+        queue: RedisMessageQueue = delivery.queues[0]
+        (claimed,) = (await queue.claim(limit=1, lease_s=30)).messages
+        content = delivery.dispatcher._open(claimed)
+        assert isinstance(content, Content)
+    return sent.otp_id, content.text.split()[0]
+
+
+async def verified(house: House, otp_id: str, code: str) -> bool:
+    outcome = await house.otp.verify(CALLER, VerifyRequest(otp_id=otp_id, code=code, to=NUMBER))
+    return isinstance(outcome, VerifiedOtp)
+
+
+async def test_a_rotation_in_three_steps_loses_no_code_and_no_limit(starts: Starts) -> None:
+    async with starts.house(A) as house:
+        first, first_code = await sent_code(house)
+        index_key_id = house.keyring.index_key_id
+    async with starts.house(A, B) as house:
+        assert await verified(house, first, first_code)
+        second, second_code = await sent_code(house)
+        assert house.keyring.index_key_id == index_key_id
+    async with starts.house(B, A) as house:
+        assert await verified(house, second, second_code)
+        third, third_code = await sent_code(house)
+        assert parse_otp_id(third).slot != parse_otp_id(second).slot
+        assert house.keyring.index_key_id == index_key_id
+    # A process that the last step has not reached yet reads what the others made.
+    async with starts.house(A, B) as house:
+        assert await verified(house, third, third_code)
+        for _ in range(7):
+            await house.otp.send(CALLER, SendRequest(to=NUMBER))
+        with pytest.raises(ApiError, match="OTP_RATE_LIMIT"):
+            await house.otp.send(CALLER, SendRequest(to=NUMBER))
+
+
+async def test_the_index_master_must_stay(starts: Starts) -> None:
+    async with starts.house(A):
+        pass
+    with pytest.raises(ConfigurationError, match="index key"):
+        async with starts.house(B):
+            pass
+    with pytest.raises(ConfigurationError, match="index key"):
+        async with starts.house(A, B, OTPSVC_KEYS_INDEX_MASTER="b"):
+            pass
+    async with starts.house(B, A, OTPSVC_KEYS_INDEX_MASTER="a"):
+        pass
+
+
+async def test_first_starts_at_the_same_time_agree(starts: Starts) -> None:
+    async def key_id() -> str:
+        async with starts.house(A, B) as house:
+            return house.keyring.index_key_id
+
+    assert len(set(await asyncio.gather(*(key_id() for _ in range(4))))) == 1
+
+
+async def test_unknown_profiles_are_refused(starts: Starts) -> None:
+    with pytest.raises(ConfigurationError, match="argon3"):
+        async with starts.house(A, OTPSVC_KEYS_ACCEPTED_HASH_PROFILES="argon3"):
+            pass
