@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from otpsvc.errors import ApiError, Quota, problem
 from otpsvc.otp.policy import Limits, Policy
 from otpsvc.otp.ports import Refusal
@@ -35,6 +37,9 @@ def refusal_problem(refusal: Refusal, policy: Policy, limits: Limits) -> ApiErro
     quota = _quota(refusal.status, policy, limits)
     if quota is not None:
         details["limit"] = quota.name
+    if refusal.status == "ceiling":
+        # When another client's code leaves the window is not for this one to know.
+        refusal = msgspec.structs.replace(refusal, allowed_at=refusal.now + _HOUR_S * 1000)
     if refusal.allowed_at is not None:
         details["retry_at"] = _iso(refusal.allowed_at)
         retry_after_s = max(1, -(-(refusal.allowed_at - refusal.now) // 1000))

@@ -71,7 +71,7 @@ TABLE = (
         ("otp_verify",),
     ),
     KeySpec(
-        "{pNN}:ceiling:<to>",
+        "{pNN}:ceiling:<mode>:<to>",
         "zset",
         "message id -> when: all clients' codes to one number",
         "1 h after the last",

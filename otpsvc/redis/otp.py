@@ -235,7 +235,7 @@ class RedisOtpStore:
             # A script's KEYS have no gaps: where a name is not needed, the OTP's own stands in, unread.
             "idempotency": self._keys.idempotency(*tenant, operation.key) if operation.key else otp,
             "address": self._keys.address(*tenant, limits.address) if limits.address else otp,
-            "ceiling": partition.ceiling_base + index if limits.max_ceiling_sends else otp,
+            "ceiling": f"{partition.ceiling_base}{tenant.mode}:{index}" if limits.max_ceiling_sends else otp,
         }
 
     @staticmethod

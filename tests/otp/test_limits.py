@@ -227,6 +227,8 @@ async def test_a_ceiling_over_all_clients_does_not_tell_of_the_others(house: Hou
     own = await number_limit_details(house)
     assert error.details.keys() == own.keys()
     assert error.details["limit"] == own["limit"]
+    assert error.retry_after_s == 3600
+    await house.send(house.caller(mode="live"))
     await house.age(HOUR_S)
     await house.send()
 
