@@ -39,13 +39,13 @@ class _ReadyStore:
         return Right(is_replay=False, to="+336****5678", purpose=command.purpose, metadata="", verified_at=0)
 
     async def resend(self, command: ResendCommand) -> Refusal:
-        raise NotImplementedError
+        return Refusal(status="not_found", now=0)
 
     async def cancel(self, tenant: Tenant, otp_id: ids.OtpId) -> Refusal | None:
-        raise NotImplementedError
+        return None
 
     async def get(self, tenant: Tenant, otp_id: ids.OtpId) -> StoredOtp | None:
-        raise NotImplementedError
+        return None
 
 
 def table() -> str:
