@@ -16,6 +16,7 @@ import uvloop
 
 from otpsvc import __version__, phone
 from otpsvc.app import (
+    check_senders,
     client_service,
     create_app,
     open_database_of,
@@ -29,7 +30,7 @@ from otpsvc.clients.service import ClientService
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.postgres.migrate import migrate as run_migrations
 from otpsvc.postgres.migrate import pending
-from otpsvc.serving import bind, configure_logging, run_server, stop_on_signals, watch_parent
+from otpsvc.serving import bind, configure_logging, listen, run_server, stop_on_signals, watch_parent
 from otpsvc.settings import Need, Settings, load
 from otpsvc.worker import run_worker
 
@@ -121,6 +122,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 
 async def _serve(settings: Settings) -> None:
     configure_logging(settings.log.level)
+    check_senders(settings)
     stop = asyncio.Event()
     stop_on_signals(stop)
     with contextlib.closing(bind(settings.http.host, settings.http.port, is_shared=True)) as sock:
@@ -128,6 +130,7 @@ async def _serve(settings: Settings) -> None:
             app = create_app(house)
             phone.prepare()
             settle_memory()
+            listen(sock)
             click.echo(f"otpsvc serves on {settings.http.host}:{settings.http.port}", err=True)
             tasks.create_task(watch_parent(stop))
             tasks.create_task(run_server(app, sock, stop))
@@ -147,6 +150,7 @@ async def _work(settings: Settings) -> None:
     configure_logging(settings.log.level)
     if not settings.delivery.senders:
         raise ConfigurationError("delivery.senders names no sender: nothing could be delivered")
+    check_senders(settings)
     stop = asyncio.Event()
     stop_on_signals(stop)
     async with open_house(settings) as house, open_delivery(house, is_dev=False) as delivery:

@@ -16,7 +16,7 @@ from otpsvc.app import House, create_app, open_delivery, open_house, settle_memo
 from otpsvc.embedded import EmbeddedError, start_stores
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.postgres.migrate import migrate
-from otpsvc.serving import bind, configure_logging, run_server, stop_on_signals, watch_parent
+from otpsvc.serving import PortTakenError, bind, configure_logging, run_server, stop_on_signals, watch_parent
 from otpsvc.settings import Settings, load
 from otpsvc.worker import run_worker
 
@@ -104,7 +104,7 @@ async def _watch_stores(failure: Callable[[], str | None], stop: asyncio.Event, 
 def _bind(settings: Settings) -> socket.socket:
     try:
         return bind(settings.http.host, settings.http.port)
-    except ConfigurationError as error:
+    except PortTakenError as error:
         raise ConfigurationError(f"{error}. Is another one running? PORT=9000 make run takes another port.") from None
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 import uvicorn
 
 from otpsvc.errors import ConfigurationError
-from otpsvc.http.connections import Connection
+from otpsvc.http.connections import KEEP_ALIVE_S, Connection
 
 ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -20,7 +21,13 @@ _GRACE_S = 10
 _BACKLOG = 2048
 _PARENT = "OTPSVC_PARENT_PID"
 _LOOK_AT_PARENT_EVERY_S = 0.5
-_LOOK_AT_HEADS_EVERY_S = 1.0
+_LOOK_AT_CONNECTIONS_EVERY_S = 1.0
+# What the library has to say about a bad request, which anybody could make it say without end.
+_FAULTS_OF_CALLERS = ("Invalid HTTP request", "Unsupported upgrade request", "No supported WebSocket library")
+
+
+class PortTakenError(ConfigurationError):
+    """Another process listens where this one was told to."""
 
 
 def configure_logging(level: str) -> None:
@@ -30,11 +37,12 @@ def configure_logging(level: str) -> None:
 
 
 def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
-    """Take the port before anything else starts; raises ConfigurationError.
+    """Take the port before anything else starts; raises ConfigurationError, PortTakenError if it is in use.
 
-    `is_shared` lets other processes of this service take the same port: the kernel spreads connections over them.
+    `is_shared` lets other processes of this service take the same port: the kernel spreads connections over those that
+    listen. Such a socket does not listen yet (`listen`): what it got before it can serve, another could have served.
     """
-    try:
+    with _said_in_words(host, port):
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, protocol)
         try:
@@ -42,14 +50,28 @@ def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
             if is_shared:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(address)
-            sock.listen(_BACKLOG)
+            if not is_shared:
+                sock.listen(_BACKLOG)
         except OSError:
             sock.close()
             raise
-    except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     sock.setblocking(False)
     return sock
+
+
+def listen(sock: socket.socket) -> None:
+    """Take connections from now on; raises PortTakenError."""
+    with _said_in_words(*sock.getsockname()[:2]):
+        sock.listen(_BACKLOG)
+
+
+@contextlib.contextmanager
+def _said_in_words(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = PortTakenError if error.errno == errno.EADDRINUSE else ConfigurationError
+        raise kind(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
@@ -96,8 +118,10 @@ async def run_server(app: ASGIApp, sock: socket.socket, stop: asyncio.Event) -> 
         # Nothing here asks for the peer's address, so nobody has to be trusted to tell it.
         proxy_headers=False,
         date_header=True,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_a_line)
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     stopping = asyncio.create_task(stop.wait())
@@ -112,9 +136,18 @@ async def run_server(app: ASGIApp, sock: socket.socket, stop: asyncio.Event) -> 
         stop.set()
 
 
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_FAULTS_OF_CALLERS)
+
+
 async def _close_late(server: uvicorn.Server) -> None:
     while True:
-        await asyncio.sleep(_LOOK_AT_HEADS_EVERY_S)
-        for connection in list(server.server_state.connections):
-            if isinstance(connection, Connection):
-                connection.close_if_late()
+        await asyncio.sleep(_LOOK_AT_CONNECTIONS_EVERY_S)
+        _close_those_that_are_late(server)
+
+
+def _close_those_that_are_late(server: uvicorn.Server) -> None:
+    # No part of the loop above: a variable of that one would keep the last connection from one look to the next.
+    for connection in list(server.server_state.connections):
+        if isinstance(connection, Connection):
+            connection.close_if_late()

@@ -220,7 +220,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, str], list[str]]] = {
     "scheme": ({"OTPSVC_REDIS_URL": "http://geheim@x"}, ["redis", "redis://"]),
     "no redis": ({"OTPSVC_REDIS_URL": "redis://u:geheim@127.0.0.1:1/0"}, ["redis.url"]),
     "no postgresql": ({"OTPSVC_DATABASE_URL": "postgresql://u:geheim@127.0.0.1:1/x"}, ["database.url"]),
-    "profile": ({"OTPSVC_KEYS_HASH_PROFILE": "md5"}, ["keys.hash_profile", "argon2id-64k"]),
+    "profile": ({"OTPSVC_KEYS_HASH_PROFILE": "md5"}, ["keys", "hash profile 'md5'", "argon2id-64k"]),
     "file": ({"OTPSVC_CONFIG": "nowhere.toml"}, ["nowhere.toml"]),
     "host": ({"OTPSVC_HTTP_HOST": "no-such-host.invalid"}, ["no-such-host.invalid"]),
 }
@@ -235,12 +235,39 @@ def test_serve_refuses_bad_settings_in_one_line(run: Run, variables: dict[str, s
     assert "geheim" not in line
 
 
-def test_serve_and_worker_want_a_migrated_database(run: Run, variables: dict[str, str], empty_database: str) -> None:
+# A stranger's sender that no command but `worker` may open.
+CLOSED_SENDER = """
+from otpsvc.senders.contract import Accepted, Capabilities, Channel, NoSettings, Sender
+
+class ClosedSender(Sender[NoSettings]):
+    capabilities = Capabilities(channels=frozenset({Channel.SMS}))
+    async def open(self):
+        raise AssertionError("opened")
+    async def send(self, message):
+        return Accepted()
+"""
+
+
+@pytest.fixture
+def strange_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The type of a sender that a stranger's distribution offers."""
+    about = tmp_path / "site" / "closed_sender-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about.parent / "closed_sender.py").write_text(CLOSED_SENDER)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: closed-sender\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[otpsvc.senders]\nclosed = closed_sender:ClosedSender\n")
+    monkeypatch.syspath_prepend(about.parent)
+    return "closed"
+
+
+def test_serve_and_worker_want_a_migrated_database(
+    run: Run, variables: dict[str, str], empty_database: str, strange_type: str
+) -> None:
     given = {
         **variables,
         "OTPSVC_DATABASE_URL": empty_database,
-        "OTPSVC_DELIVERY_SENDERS": "inbox",
-        "OTPSVC_SENDERS_INBOX_TYPE": "inbox",
+        "OTPSVC_DELIVERY_SENDERS": "x",
+        "OTPSVC_SENDERS_X_TYPE": strange_type,
     }
     for command in ("serve", "worker"):
         assert "run `otpsvc migrate`" in run(command, **given).line
@@ -262,18 +289,25 @@ def test_a_port_that_is_taken(run: Run, variables: dict[str, str]) -> None:
         assert f"127.0.0.1:{port}" in run("serve", "--port", str(port), **variables).line
 
 
+@pytest.mark.parametrize("command", ["serve", "worker"])
 @pytest.mark.parametrize("kind", ["inbox", "terminal"])
-def test_senders_that_show_codes_are_refused_outside_dev(run: Run, variables: dict[str, str], kind: str) -> None:
+def test_senders_that_show_codes_are_refused_outside_dev(
+    run: Run, variables: dict[str, str], command: str, kind: str
+) -> None:
     given = {**variables, "OTPSVC_DELIVERY_SENDERS": "shown", "OTPSVC_SENDERS_SHOWN_TYPE": kind}
-    line = run("worker", **given).line
+    line = run(command, **given).line
     assert "senders.shown" in line
     assert "`otpsvc dev`" in line
 
 
-def test_a_worker_needs_a_sender_that_exists(run: Run, variables: dict[str, str]) -> None:
-    assert "delivery.senders" in run("worker", **variables).line
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_sender_has_to_exist(run: Run, variables: dict[str, str], command: str) -> None:
     given = {**variables, "OTPSVC_DELIVERY_SENDERS": "x", "OTPSVC_SENDERS_X_TYPE": "terminl"}
-    assert "did you mean 'terminal'?" in run("worker", **given).line
+    assert "did you mean 'terminal'?" in run(command, **given).line
+
+
+def test_a_worker_needs_a_sender(run: Run, variables: dict[str, str]) -> None:
+    assert "delivery.senders" in run("worker", **variables).line
 
 
 def test_other_masters_than_those_of_the_first_start_are_refused(run: Run, variables: dict[str, str]) -> None:

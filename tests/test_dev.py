@@ -201,6 +201,13 @@ def test_a_taken_port_is_said_before_anything_starts(home: Path, start: Start) -
         assert sorted((home / ".otpsvc").iterdir()) == began_with
 
 
+def test_a_host_that_is_none_is_no_taken_port(start: Start) -> None:
+    line = one_line(start("--host", "no-such-host.invalid", waits=False))
+    assert "no-such-host.invalid" in line
+    assert "another" not in line
+    assert "PORT=" not in line
+
+
 def test_a_second_dev_on_the_same_data_names_the_first(home: Path, start: Start, tmp_path: Path) -> None:
     first = start()
     second = start("--data-dir", str(home / ".otpsvc"), directory=tmp_path / "other", waits=False)

@@ -15,6 +15,7 @@ import pytest
 
 from otpsvc.app import client_service, open_database_of
 from otpsvc.clients.model import Mode
+from otpsvc.serving import PortTakenError, bind, listen
 from otpsvc.settings import load
 from tests.programs import PATIENCE_S, Program, production, wait_until
 
@@ -158,6 +159,40 @@ def test_a_server_lets_the_request_under_way_end(variables: dict[str, str], laun
         answer = connection.recv(65_536)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert server.wait() == 0
+
+
+def test_a_server_that_starts_takes_nothing_from_one_that_serves(
+    variables: dict[str, str], launch: Callable[..., Program]
+) -> None:
+    server = launch("serve", variables=variables)
+    server.wait_to_say("otpsvc serves on")
+    address = f"http://127.0.0.1:{variables['OTPSVC_HTTP_PORT']}/health/live"
+    anew = {"Connection": "close"}
+    with socket.create_server(("127.0.0.1", 0)) as stalled, httpx.Client(headers=anew, timeout=PATIENCE_S) as client:
+        stalled.settimeout(PATIENCE_S)
+        slow = {
+            "OTPSVC_DATABASE_URL": f"postgresql://u:p@127.0.0.1:{stalled.getsockname()[1]}/x",
+            "OTPSVC_DATABASE_TIMEOUT_S": "60",
+        }
+        starting = launch("serve", variables={**variables, **slow})
+        connection, _ = stalled.accept()  # it has taken the port by now, and waits for its database
+        with connection:
+            for _ in range(50):
+                assert client.get(address).status_code == 200
+            assert starting.process.poll() is None
+        stalled.close()
+        while starting.process.poll() is None:
+            assert client.get(address).status_code == 200
+    assert starting.wait() == 1
+    assert "database.url" in starting.stderr
+    assert server.end(signal.SIGTERM) == 0
+
+
+def test_a_port_that_somebody_takes_before_we_listen_is_said() -> None:
+    with contextlib.closing(bind("127.0.0.1", 0, is_shared=True)) as ours:
+        port = ours.getsockname()[1]
+        with pytest.raises(PortTakenError, match=f"127.0.0.1:{port}"), contextlib.closing(bind("127.0.0.1", port)):
+            listen(ours)
 
 
 def _takes_connections(port: int) -> bool:

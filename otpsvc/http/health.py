@@ -4,22 +4,25 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-from litestar import Response, Router, get
+from litestar import HttpMethod, Response, Router, route
 
 from otpsvc.errors import ApiError
 from otpsvc.http.problems import JSON
 
 Probe = Callable[[], Awaitable[None]]
 
+# Load balancers probe with either; the server leaves the body of an answer to HEAD out.
+_METHODS = (HttpMethod.GET, HttpMethod.HEAD)
+
 
 def health_router(needed: Mapping[str, Probe], helpful: Mapping[str, Probe]) -> Router:
     """Make the probes. Without a `needed` part nothing works (503); without a `helpful` one the service is degraded."""
 
-    @get("/live", summary="Is the process alive", include_in_schema=False)
+    @route("/live", http_method=_METHODS, summary="Is the process alive", include_in_schema=False)
     async def live() -> Response[bytes]:
         return _answer({"status": "alive"}, 200)
 
-    @get("/ready", summary="Can it do its work", include_in_schema=False)
+    @route("/ready", http_method=_METHODS, summary="Can it do its work", include_in_schema=False)
     async def ready() -> Response[bytes]:
         parts = {name: await _state(probe) for name, probe in {**needed, **helpful}.items()}
         missing = [name for name, state in parts.items() if state != "ok"]

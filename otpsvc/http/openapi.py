@@ -138,7 +138,9 @@ class _Description(JsonRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """Write it as JSON."""
         components = {**openapi_schema["components"], "schemas": self._schemas}
-        return super().render(request, {**openapi_schema, "components": components})
+        # The library's order of the paths is another one in each process.
+        paths = dict(sorted(openapi_schema["paths"].items()))
+        return super().render(request, {**openapi_schema, "paths": paths, "components": components})
 
 
 def _ref(struct: type[msgspec.Struct]) -> Reference:

@@ -44,47 +44,52 @@ def language(request: Request[Any, Any, Any]) -> str:
     return best
 
 
-def answer_api_error(request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:
-    """Write a catalogue error."""
-    kind = error.kind
-    message = kind.message[language(request)]
-    request_id = request.scope[SCOPE_KEY]  # type: ignore[literal-required]  # the edge put it there
-    common: dict[str, Any] = {"details": error.details, "retryable": kind.retryable}
-    if error.retry_after_s is not None:
-        common["retry_after"] = error.retry_after_s
-    common["request_id"] = request_id
-    if _wants_problem(request):
-        body: dict[str, Any] = {
-            "type": f"{ERROR_PAGE}#{kind.code}",
-            "title": kind.message["en"],
-            "status": kind.status,
-            "detail": message,
-            "instance": f"urn:otpsvc:request:{request_id}",
-            "code": kind.code,
-            **common,
-        }
-        media_type = PROBLEM_JSON
-    else:
-        body = {"success": False, "error": {"code": kind.code, "message": message, **common}}
-        media_type = JSON
-    return Response(msgspec.json.encode(body), status_code=kind.status, media_type=media_type, headers=_headers(error))
+class ErrorAnswers:
+    """Writes errors. A problem's `type` is an absolute address if `public_url` (no / at its end) says where we are."""
 
+    def __init__(self, public_url: str | None) -> None:
+        self._page = f"{public_url or ''}{ERROR_PAGE}"
 
-def answer_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Write what the framework refuses by itself: wrong paths, methods and parameters."""
-    if error.status_code >= 500:
-        return answer_unexpected(request, error)
-    response = answer_api_error(request, problem(_BY_STATUS.get(error.status_code, "VALIDATION_ERROR")))
-    if error.headers and "allow" in {name.lower() for name in error.headers}:
-        response.headers["Allow"] = next(value for name, value in error.headers.items() if name.lower() == "allow")
-    return response
+    def api_error(self, request: Request[Any, Any, Any], error: ApiError) -> Response[bytes]:
+        """Write a catalogue error."""
+        kind = error.kind
+        message = kind.message[language(request)]
+        request_id = request.scope[SCOPE_KEY]  # type: ignore[literal-required]  # the edge put it there
+        common: dict[str, Any] = {"details": error.details, "retryable": kind.retryable}
+        if error.retry_after_s is not None:
+            common["retry_after"] = error.retry_after_s
+        common["request_id"] = request_id
+        if _wants_problem(request):
+            body: dict[str, Any] = {
+                "type": f"{self._page}#{kind.code}",
+                "title": kind.message["en"],
+                "status": kind.status,
+                "detail": message,
+                "instance": f"urn:otpsvc:request:{request_id}",
+                "code": kind.code,
+                **common,
+            }
+            media_type = PROBLEM_JSON
+        else:
+            body = {"success": False, "error": {"code": kind.code, "message": message, **common}}
+            media_type = JSON
+        data = msgspec.json.encode(body)
+        return Response(data, status_code=kind.status, media_type=media_type, headers=_headers(error))
 
+    def http_exception(self, request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+        """Write what the framework refuses by itself: wrong paths, methods and parameters."""
+        if error.status_code >= 500:
+            return self.unexpected(request, error)
+        response = self.api_error(request, problem(_BY_STATUS.get(error.status_code, "VALIDATION_ERROR")))
+        if error.headers and "allow" in {name.lower() for name in error.headers}:
+            response.headers["Allow"] = next(value for name, value in error.headers.items() if name.lower() == "allow")
+        return response
 
-def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Write a fault of ours, and log where it came from without repeating what it says."""
-    request_id = request.scope[SCOPE_KEY]  # type: ignore[literal-required]  # the edge put it there
-    _log.error("request %s failed: %s", request_id, described(error))
-    return answer_api_error(request, problem("INTERNAL_ERROR"))
+    def unexpected(self, request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        """Write a fault of ours, and log where it came from without repeating what it says."""
+        request_id = request.scope[SCOPE_KEY]  # type: ignore[literal-required]  # the edge put it there
+        _log.error("request %s failed: %s", request_id, described(error))
+        return self.api_error(request, problem("INTERNAL_ERROR"))
 
 
 def _headers(error: ApiError) -> dict[str, str]:

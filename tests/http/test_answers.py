@@ -189,3 +189,11 @@ def test_probes(service: Service) -> None:
     ready = service.http.get("/health/ready")
     assert ready.status_code == 200
     assert ready.json() == {"status": "ready", "parts": {"redis": "ok", "postgresql": "ok"}}
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_a_probe_may_ask_for_the_head_alone(service: Service, path: str) -> None:
+    whole, head = service.http.get(path), service.http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    changing = {"date": "", "x-request-id": ""}
+    assert {**head.headers, **changing} == {**whole.headers, **changing}

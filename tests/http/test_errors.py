@@ -62,7 +62,15 @@ def test_the_page_of_errors_shows_each_under_its_address(service: Service) -> No
 def test_the_type_of_a_problem_leads_to_its_place_on_that_page(service: Service) -> None:
     answer = service.get("/v1/otp/none", headers={"Accept": "application/problem+json"})
     address, _, place = str(answer.json()["type"]).partition("#")
+    assert address == "/docs/errors"
     assert f'id="{place}"' in service.http.get(address).text
+
+
+def test_the_type_of_a_problem_is_an_address_that_callers_can_reach(own_stores: tuple[str, str]) -> None:
+    with running(settings_for(*own_stores, OTPSVC_HTTP_PUBLIC_URL="https://otp.example.com/sms")) as public:
+        for path, code in (("/v1/otp/none", "OTP_NOT_FOUND"), ("/nowhere", "NOT_FOUND")):
+            answer = public.get(path, headers={"Accept": "application/problem+json"})
+            assert answer.json()["type"] == f"https://otp.example.com/sms/docs/errors#{code}"
 
 
 # -- faults of ours
@@ -197,6 +205,7 @@ def test_without_redis_it_says_so_and_fails_closed(
     ready = wired.http.get("/health/ready")
     assert ready.status_code == 503
     assert ready.json() == {"status": "unavailable", "parts": {"redis": "unreachable", "postgresql": "ok"}}
+    assert wired.http.head("/health/ready").status_code == 503
     assert wired.http.get("/health/live").status_code == 200
     assert number not in watched_log.text
     assert code not in watched_log.text

@@ -69,6 +69,10 @@ def test_it_is_a_whole_openapi_document(document: dict[str, Any]) -> None:
             assert response["description"]
 
 
+def test_its_paths_are_in_the_same_order_everywhere(document: dict[str, Any]) -> None:
+    assert list(document["paths"]) == sorted(document["paths"])
+
+
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     found = set(references(document))
     assert len(found) > 5
