@@ -99,9 +99,11 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     """
     keyring = keyring_of(settings)
     known = [profile.name for profile in PROFILES]
-    for name in (settings.keys.hash_profile, *settings.keys.accepted_hash_profiles):
+    given = [("hash_profile", settings.keys.hash_profile)]
+    given += [("accepted_hash_profiles", name) for name in settings.keys.accepted_hash_profiles]
+    for key, name in given:
         if name not in known:
-            raise ConfigurationError(f"keys: the hash profile {name!r} is none of {', '.join(known)}")
+            raise ConfigurationError(f"keys.{key}: {name!r} is none of {', '.join(known)}")
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database_of(settings))

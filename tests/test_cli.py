@@ -220,7 +220,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, str], list[str]]] = {
     "scheme": ({"OTPSVC_REDIS_URL": "http://geheim@x"}, ["redis", "redis://"]),
     "no redis": ({"OTPSVC_REDIS_URL": "redis://u:geheim@127.0.0.1:1/0"}, ["redis.url"]),
     "no postgresql": ({"OTPSVC_DATABASE_URL": "postgresql://u:geheim@127.0.0.1:1/x"}, ["database.url"]),
-    "profile": ({"OTPSVC_KEYS_HASH_PROFILE": "md5"}, ["keys", "hash profile 'md5'", "argon2id-64k"]),
+    "profile": ({"OTPSVC_KEYS_HASH_PROFILE": "md5"}, ["keys.hash_profile", "md5", "argon2id-64k"]),
     "file": ({"OTPSVC_CONFIG": "nowhere.toml"}, ["nowhere.toml"]),
     "host": ({"OTPSVC_HTTP_HOST": "no-such-host.invalid"}, ["no-such-host.invalid"]),
 }
@@ -233,6 +233,12 @@ def test_serve_refuses_bad_settings_in_one_line(run: Run, variables: dict[str, s
     for word in words:
         assert word in line
     assert "geheim" not in line
+
+
+@pytest.fixture
+def unusable(empty_database: str) -> dict[str, str]:
+    """Variables with which no process starts: one that should have been refused before must not run on."""
+    return {"OTPSVC_DATABASE_URL": empty_database}
 
 
 # A stranger's sender that no command but `worker` may open.
@@ -292,17 +298,17 @@ def test_a_port_that_is_taken(run: Run, variables: dict[str, str]) -> None:
 @pytest.mark.parametrize("command", ["serve", "worker"])
 @pytest.mark.parametrize("kind", ["inbox", "terminal"])
 def test_senders_that_show_codes_are_refused_outside_dev(
-    run: Run, variables: dict[str, str], command: str, kind: str
+    run: Run, variables: dict[str, str], unusable: dict[str, str], command: str, kind: str
 ) -> None:
-    given = {**variables, "OTPSVC_DELIVERY_SENDERS": "shown", "OTPSVC_SENDERS_SHOWN_TYPE": kind}
+    given = {**variables, **unusable, "OTPSVC_DELIVERY_SENDERS": "shown", "OTPSVC_SENDERS_SHOWN_TYPE": kind}
     line = run(command, **given).line
     assert "senders.shown" in line
     assert "`otpsvc dev`" in line
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_a_sender_has_to_exist(run: Run, variables: dict[str, str], command: str) -> None:
-    given = {**variables, "OTPSVC_DELIVERY_SENDERS": "x", "OTPSVC_SENDERS_X_TYPE": "terminl"}
+def test_a_sender_has_to_exist(run: Run, variables: dict[str, str], unusable: dict[str, str], command: str) -> None:
+    given = {**variables, **unusable, "OTPSVC_DELIVERY_SENDERS": "x", "OTPSVC_SENDERS_X_TYPE": "terminl"}
     assert "did you mean 'terminal'?" in run(command, **given).line
 
 

@@ -35,6 +35,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._running: RequestResponseCycle | None = None
         self._due_at = 0.0
         self._is_in_head = False
         self._is_in_body = False
@@ -49,9 +50,13 @@ class Connection(HttpToolsProtocol):
         self._wait_for(REQUEST_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything: after a reset the library's timer would keep it for `KEEP_ALIVE_S` more."""
+        """Let go of everything, as the library does only where one request came and the peer ended in good order."""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        if self._running is not None and not self._running.response_complete:
+            # It would write to what is closed, and the log would be told.
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def on_message_begin(self) -> None:
         """Wait for the rest of the head."""
@@ -67,6 +72,8 @@ class Connection(HttpToolsProtocol):
         if self.parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
             self._refuse("Expected one Host header.")  # RFC 9112, section 3.2
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
         self._is_in_head, self._is_in_body = False, True
         self._n_bytes = 0
         # Trailers go to this list and are lost with it: one must never pass for a header (RFC 9110, section 6.5.1).
@@ -90,6 +97,8 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Wait for the rest of what the peer has begun, else for its next request."""
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]
         super().on_response_complete()
         self._wait_for(REQUEST_TIMEOUT_S if self._is_in_head or self._is_in_body else KEEP_ALIVE_S)
 

@@ -16,6 +16,7 @@ from otpsvc import serving
 from otpsvc.http import connections
 from otpsvc.http.connections import Connection
 from tests.http.attacks import JSON_TYPE, answered, head
+from tests.http.conftest import logged
 from tests.http.service import PATIENCE_S, Service, new_number, running, settings_for
 from tests.programs import wait_until
 
@@ -49,7 +50,7 @@ NOT_HTTP = {
 def quiet(watched_log: pytest.LogCaptureFixture) -> Iterator[None]:
     """Nothing that a stranger sends is worth a line: he could fill the log."""
     yield
-    assert [record.getMessage() for record in watched_log.records if record.levelno >= logging.WARNING] == []
+    assert [record.getMessage() for record in logged(watched_log, logging.WARNING)] == []
 
 
 @pytest.fixture
@@ -278,14 +279,15 @@ def test_nobody_holds_a_connection_by_not_reading(
         wait_until(lambda: is_gone(made[0]), "the end of it")
 
 
+@pytest.mark.parametrize(("requests", "n_answers"), [(GET, 1), (GET * 100, 0), (BIG_ASSET * 20, 0)])
 def test_nothing_is_left_of_a_connection_that_was_reset(
-    service: Service, made: "list[weakref.ref[Connection]]"
+    service: Service, made: "list[weakref.ref[Connection]]", requests: bytes, n_answers: int
 ) -> None:
     with connected(service) as connection:
-        connection.sendall(GET)
-        assert read_answers(connection, 1)[0][0] == 200
+        connection.sendall(requests)
+        assert len(read_answers(connection, n_answers)) == n_answers
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    wait_until(lambda: is_gone(made[0]), "the end of it")
+    wait_until(lambda: len(made) == 1 and is_gone(made[0]), "the end of it")
 
 
 def is_gone(connection: "weakref.ref[Connection]") -> bool:
