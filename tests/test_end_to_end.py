@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -64,7 +65,7 @@ def test_the_greeting_says_all_one_needs(dev: Program, home: Path, port: int) ->
         given["OTPSVC_API_KEY"],
         f"{url}/dev/inbox\n",
         f"{url}/docs\n",
-        ". .otpsvc/dev.env",
+        f"  . {shlex.quote(str(home / '.otpsvc/dev.env'))}\n",
         "the data stays in .otpsvc.",
     ):
         assert words in dev.stdout

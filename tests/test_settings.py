@@ -364,4 +364,4 @@ def test_the_documented_file_is_valid(write: Write, tmp_path: Path) -> None:
     write("secrets/master-2026a", "0a" * 32)
     settings = load(write("otpsvc.toml", example[1], 0o644), {})
     assert isinstance(settings, Settings)
-    assert settings.delivery.senders == ("phones", "backup")
+    assert settings.delivery.senders == ("acme-eu",)

@@ -15,7 +15,7 @@ from otpsvc.embedded.errors import EmbeddedError
 
 POSTGRES_MAJOR = 18
 
-_OWN_STORES = "run your own Redis or Valkey and PostgreSQL and set OTPSVC_REDIS_URL and OTPSVC_DATABASE_URL"
+_OWN_STORES = "run `otpsvc serve` with your own Redis or Valkey and PostgreSQL"
 _MACHINES = {
     ("linux", "x86_64"): "linux-x86_64",
     ("linux", "amd64"): "linux-x86_64",
@@ -58,7 +58,9 @@ def _wheel(package: str) -> Path:
     spec = find_spec(package)
     folders = spec.submodule_search_locations if spec else None
     if not folders:
-        raise EmbeddedError(f"The embedded stores are not installed: pip install 'otpsvc[embedded]', or {_OWN_STORES}.")
+        raise EmbeddedError(
+            f"The embedded stores are not installed: install otpsvc with its extra `embedded`, or {_OWN_STORES}."
+        )
     return Path(folders[0])
 
 

@@ -126,6 +126,8 @@ class Dispatcher:
             verdict = self._unopened(claimed, content, lease_ends_at)
         else:
             verdict = await self._decide(queue, claimed, content, lease_ends_at)
+        if isinstance(verdict, Ended) and verdict.status is MessageStatus.FAILED:
+            _log.warning("message %s failed: %s", claimed.message_id, verdict.reason)
         await self._record(queue, claimed, verdict, lease_ends_at)
         if isinstance(content, Content) and isinstance(verdict, Sent):
             await self._mirror(claimed, content, lease_ends_at)

@@ -103,6 +103,7 @@ class OtpView(msgspec.Struct, frozen=True, kw_only=True):
     message_id: str
     message_status: str | None
     message_parts: int | None
+    message_reason: str | None
     to: str
     purpose: str
     status: str

@@ -75,6 +75,7 @@ class StoredOtp(msgspec.Struct, frozen=True, kw_only=True):
     message_id: str
     message_status: str
     message_parts: int | None
+    message_reason: str
     to: str
     purpose: str
     channel: str

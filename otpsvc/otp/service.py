@@ -231,6 +231,7 @@ class OtpService:
             message_id=stored.message_id,
             message_status=stored.message_status or None,
             message_parts=stored.message_parts,
+            message_reason=stored.message_reason or None,
             to=stored.to,
             purpose=stored.purpose,
             status=stored.status,

@@ -175,8 +175,8 @@ class RedisOtpStore:
         )
         if status != "found":
             return None
-        (now, otp_status, message_id, message_status, parts, to, purpose, channel, code_length, attempts, max_attempts,
-         created_at, expires_at, resend_at, ended_at, metadata, session, number, to_sealed, resends,
+        (now, otp_status, message_id, message_status, parts, reason, to, purpose, channel, code_length, attempts,
+         max_attempts, created_at, expires_at, resend_at, ended_at, metadata, session, number, to_sealed, resends,
          ttl_ms) = values  # fmt: skip
         return StoredOtp(
             now=now,
@@ -184,6 +184,7 @@ class RedisOtpStore:
             message_id=message_id.decode(),
             message_status=message_status.decode(),
             message_parts=int(parts) if parts else None,
+            message_reason=reason.decode(),
             to=to.decode(),
             purpose=purpose.decode(),
             channel=channel.decode(),

@@ -33,6 +33,14 @@ async def test_the_cooldown_names_when_and_the_resend_call(house: House) -> None
     await house.send(caller)
 
 
+async def test_the_cooldown_advises_no_resend_of_what_has_ended(house: House) -> None:
+    caller = house.caller(cooldown_s=30)
+    sent, code = await house.send_with_code(caller)
+    await house.verify(sent.otp_id, code, caller)
+    error = await house.refused(house.send(caller), "OTP_COOLDOWN")
+    assert error.details.keys() == {"limit", "retry_at"}
+
+
 async def test_the_cooldown_is_per_client_mode_purpose_number_and_session(house: House) -> None:
     caller = house.caller(cooldown_s=30)
     await house.send(caller)

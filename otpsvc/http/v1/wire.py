@@ -169,6 +169,7 @@ class OtpAnswer(msgspec.Struct, kw_only=True):
     message_id: str
     message_status: str | None
     message_parts: int | None
+    message_reason: str | None
     to: str
     purpose: str
     status: str
@@ -190,6 +191,7 @@ class OtpAnswer(msgspec.Struct, kw_only=True):
             message_id=view.message_id,
             message_status=view.message_status,
             message_parts=view.message_parts,
+            message_reason=view.message_reason,
             to=view.to,
             purpose=view.purpose,
             status=view.status,

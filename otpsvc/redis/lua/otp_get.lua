@@ -8,7 +8,7 @@ ARGV
   mode
   message_base  names of message records in this partition, short of their id
 Returns
-  found         now, status, message_id, message status, message parts, to, purpose, channel, code_length, attempts, max_attempts, created_at, expires_at, resend_at, ended_at, metadata, session, number, to_sealed, resends, ttl_ms
+  found         now, status, message_id, message status, message parts, message reason, to, purpose, channel, code_length, attempts, max_attempts, created_at, expires_at, resend_at, ended_at, metadata, session, number, to_sealed, resends, ttl_ms
   not_found     now: unknown or another owner's
 Events
 ]]
@@ -26,6 +26,6 @@ local status = otp[3]
 if status == 'pending' and tonumber(otp[12]) <= now then
   status = 'expired'
 end
-local message = redis.call('HMGET', arg.message_base .. otp[4], 'status', 'parts')
-return {'found', now, status, otp[4], message[1] or '', message[2] or '', otp[5], otp[6], otp[7], otp[8], otp[9], otp[10], otp[11],
+local message = redis.call('HMGET', arg.message_base .. otp[4], 'status', 'parts', 'reason')
+return {'found', now, status, otp[4], message[1] or '', message[2] or '', message[3] or '', otp[5], otp[6], otp[7], otp[8], otp[9], otp[10], otp[11],
   otp[12], otp[13], otp[14] or '', otp[15], otp[16], otp[17], otp[18], otp[19], otp[20]}

@@ -46,7 +46,7 @@ Returns
   expired        now
   locked         now
   resend_limit   now
-  cooldown       now, when, otp_id of the code that was sent
+  cooldown       now, when, otp_id of the code that was sent if it is still pending
   number_limit   now, when
   address_limit  now, when
   ceiling        now, when

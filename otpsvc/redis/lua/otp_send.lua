@@ -52,7 +52,7 @@ Returns
   replayed       now, otp_id, message_id, to, purpose, channel, code_length, expires_at, resend_at, status, attempts left
   conflict       now: the Idempotency-Key belongs to another request
   locked_out     now, when the next code is allowed
-  cooldown       now, when, otp_id of the code that was sent
+  cooldown       now, when, otp_id of the code that was sent if it is still pending
   number_limit   now, when
   address_limit  now, when
   ceiling        now, when

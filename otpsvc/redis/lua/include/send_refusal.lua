@@ -8,7 +8,9 @@ local function send_refusal(now)
     local sent_at, otp_id = string.match(last, '^(%d+) (.+)$')
     local until_ms = math.min(tonumber(sent_at), now) + tonumber(arg.cooldown_ms)
     if until_ms > now then
-      return {'cooldown', now, until_ms, otp_id}
+      -- A resend is advice for an OTP that still takes one.
+      local is_pending = redis.call('HGET', arg.otp_base .. otp_id, 'status') == 'pending'
+      return {'cooldown', now, until_ms, is_pending and otp_id or nil}
     end
   end
   local allowed_at = window_full(key.sends, tonumber(arg.max_sends), HOUR_MS, now)
