@@ -1,15 +1,21 @@
 """The outermost layer: every answer, also that of a wrong path, carries a request id and the headers of an API."""
 
 import re
+from typing import Any, cast
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from otpsvc.ids import new_request_id
 
-SCOPE_KEY = "otpsvc.request_id"
+_SCOPE_KEY = "otpsvc.request_id"  # ASGI lets a scope carry more than its types say
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
+
+
+def request_id_of(scope: Scope) -> str:
+    """Give the id of the request whose scope this is; every request that came through `Edge` has one."""
+    return str(cast("dict[str, Any]", scope)[_SCOPE_KEY])
 
 
 class Edge:
@@ -33,7 +39,7 @@ class Edge:
         )
         if request_id is None:
             request_id = new_request_id()
-        scope[SCOPE_KEY] = request_id  # type: ignore[literal-required]  # ASGI lets a server's scope carry more
+        cast("dict[str, Any]", scope)[_SCOPE_KEY] = request_id
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -16,7 +16,7 @@ from litestar.exceptions import HTTPException
 
 from otpsvc.errors import CATALOGUE, LANGUAGES, ApiError, problem
 from otpsvc.faults import described
-from otpsvc.http.edge import SCOPE_KEY
+from otpsvc.http.edge import request_id_of
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class ErrorAnswers:
         """Write a catalogue error."""
         kind = error.kind
         message = kind.message[language(request)]
-        request_id = request.scope[SCOPE_KEY]  # type: ignore[literal-required]  # the edge put it there
+        request_id = request_id_of(request.scope)
         common: dict[str, Any] = {"details": error.details, "retryable": kind.retryable}
         if error.retry_after_s is not None:
             common["retry_after"] = error.retry_after_s
@@ -87,7 +87,7 @@ class ErrorAnswers:
 
     def unexpected(self, request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         """Write a fault of ours, and log where it came from without repeating what it says."""
-        request_id = request.scope[SCOPE_KEY]  # type: ignore[literal-required]  # the edge put it there
+        request_id = request_id_of(request.scope)
         _log.error("request %s failed: %s", request_id, described(error))
         return self.api_error(request, problem("INTERNAL_ERROR"))
 

@@ -81,6 +81,9 @@ class OtpService:
         code_length = fields.code_length(request.code_length, policy)
         ttl_s = fields.ttl_s(request.ttl_s, policy)
         metadata = fields.metadata(request.metadata)
+        session = self._session(tenant, request.session)
+        limits = self._send_limits(caller, request.end_user_ip)
+        operation = self._operation(tenant, "send", idempotency_key, request)
         to = _normalised(request.to)
         otp_id = new_otp_id(
             partition=self._keyring.partition(to, self._partitions),
@@ -100,7 +103,7 @@ class OtpService:
                 message_id=message_id,
                 to_index=self._index(to),
                 purpose=purpose,
-                session=self._session(tenant, request.session),
+                session=session,
                 to=masked,
                 to_sealed=self._seal(recipient, otp_id.text, tenant, otp_id.text),
                 metadata=metadata,
@@ -113,8 +116,8 @@ class OtpService:
                 max_attempts=policy.max_attempts,
                 max_wrong_guesses=self._limits.wrong_guesses_per_hour,
                 max_live=self._limits.live_sessions,
-                limits=self._send_limits(caller, request.end_user_ip),
-                operation=self._operation(tenant, "send", idempotency_key, request),
+                limits=limits,
+                operation=operation,
             )
         )
         return self._sent(caller, outcome, otp_id.text, message_id.text, masked, purpose, code_length)
