@@ -2,7 +2,7 @@
 # Arguments go in ARGS: make test ARGS="-k resend". PYTHON=/path/to/python3 names one to use.
 
 .DEFAULT_GOAL := help
-.PHONY: run test check lint bench lock help pythons
+.PHONY: run test check lint bench chaos soak lock help pythons
 
 # The first Python that starts at all. Shims on PATH may fail; what they stand for lies beside them.
 beside_shims = $(wildcard $(patsubst %/shims,%/versions/*/bin/python3,$(filter %/shims,$(subst :, ,$(PATH)))))
@@ -27,6 +27,12 @@ lint: ## check style, format and types
 
 bench: ## measure send and verify against a no-op route
 	@$(bootstrap) bench $(ARGS)
+
+chaos: ## the long fault suite: kills, cuts and outages, about half an hour
+	@$(bootstrap) chaos $(ARGS)
+
+soak: ## send ten million codes and see that nothing grows (ARGS="--codes 100000" for fewer)
+	@$(bootstrap) soak $(ARGS)
 
 lock: ## write requirements/ anew from pyproject.toml (ARGS=--upgrade: with the newest versions)
 	@$(bootstrap) lock $(ARGS)

@@ -266,6 +266,16 @@ def bench(arguments: "list[str]") -> None:
     become(ready("dev").command("python"), "-m", "benchmarks", *arguments)
 
 
+def chaos(arguments: "list[str]") -> None:
+    """Kill every process at every step, cut and stop the stores: the long form, about half an hour."""
+    become(ready("dev").command("python"), "-m", "pytest", "-m", "chaos", *arguments)
+
+
+def soak(arguments: "list[str]") -> None:
+    """Send ten million codes (--codes N for fewer) and see that nothing grows."""
+    become(ready("dev").command("python"), "-m", "tests.soak", *(arguments or ["--codes", "10000000"]))
+
+
 def install(arguments: "list[str]") -> None:
     """Install what `run` needs, or with `dev` what the tests need, and stop there."""
     lock = (arguments or ["run"])[0]
@@ -286,7 +296,9 @@ def pythons(_: "list[str]") -> None:
             say("{} {}".format(".".join(map(str, python.version)), python.path))
 
 
-COMMANDS = {command.__name__: command for command in (run, test, check, lint, bench, lock, install, pythons)}
+COMMANDS = {
+    command.__name__: command for command in (run, test, check, lint, bench, chaos, soak, lock, install, pythons)
+}
 
 
 def end_with_make() -> None:

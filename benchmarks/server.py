@@ -17,9 +17,10 @@ import uvloop
 from litestar import Litestar, Response, get
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from otpsvc import logs
 from otpsvc.app import create_app, open_house, settle_memory
 from otpsvc.http.edge import Edge
-from otpsvc.serving import bind, configure_logging, run_server, stop_on_signals, watch_parent
+from otpsvc.serving import bind, run_server, stop_on_signals, watch_parent
 from otpsvc.settings import Settings, load
 
 NO_OP_PATH = "/bench/no-op"
@@ -57,7 +58,7 @@ def with_bench_routes(product: ASGIApp) -> ASGIApp:
 
 async def serve(settings: Settings) -> None:
     """Serve on a free port of the loopback until TERM, or until the process that started us is gone."""
-    configure_logging(settings.log.level)
+    logs.configure(settings.log.level, "text")
     stop = asyncio.Event()
     stop_on_signals(stop)
     with contextlib.closing(bind("127.0.0.1", 0)) as sock:

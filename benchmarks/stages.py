@@ -41,7 +41,7 @@ class _ReadyStore:
     async def resend(self, command: ResendCommand) -> Refusal:
         return Refusal(status="not_found", now=0)
 
-    async def cancel(self, tenant: Tenant, otp_id: ids.OtpId) -> Refusal | None:
+    async def cancel(self, tenant: Tenant, otp_id: ids.OtpId, *, event_limit: int) -> Refusal | None:
         return None
 
     async def get(self, tenant: Tenant, otp_id: ids.OtpId) -> StoredOtp | None:

@@ -126,7 +126,7 @@ def open_stand() -> Iterator[Stand]:
 async def _new_client(settings: Settings) -> tuple[str, str]:
     await migrate(settings.database.url.reveal())
     async with open_database_of(settings) as database:
-        clients = client_service(settings, database)
+        clients = await client_service(settings, database)
         client = await clients.create_client("bench")
         return client.id, (await clients.create_key(client.id, mode=_MODE)).text
 

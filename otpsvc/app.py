@@ -1,9 +1,11 @@
 """The wiring: settings become services, services become an ASGI application. The only file that knows every part."""
 
+import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, Router
@@ -15,30 +17,49 @@ from otpsvc.clients.service import ClientService
 from otpsvc.clock import SystemClock
 from otpsvc.crypto import Keyring, KeyringError
 from otpsvc.errors import ApiError, ConfigurationError
+from otpsvc.events.drain import run_drain, run_housekeeping
+from otpsvc.events.lookup import OtpLookup
 from otpsvc.http.bodies import BodyReader
 from otpsvc.http.edge import Edge
-from otpsvc.http.health import health_router
+from otpsvc.http.health import Probe, events_probe, health_router
+from otpsvc.http.metrics import metrics_router
 from otpsvc.http.openapi import openapi_config
 from otpsvc.http.problems import ErrorAnswers
+from otpsvc.http.v1.messages import messages_router
+from otpsvc.http.v1.numbers import numbers_router
 from otpsvc.http.v1.otp import otp_router
 from otpsvc.messages.dispatcher import Dispatcher
+from otpsvc.messages.service import MessageService
 from otpsvc.messages.text import Texts
+from otpsvc.metrics import Metrics, Probes, Scrape, open_metrics
 from otpsvc.otp.codes import PROFILES, CodeHasher
+from otpsvc.otp.erasure import NumberEraser
 from otpsvc.otp.service import OtpService
+from otpsvc.otp.sweep import run_sweep
 from otpsvc.pages.docs import ApiPage, docs_router
 from otpsvc.pages.inbox import inbox_router
 from otpsvc.postgres.clients import PostgresClients
-from otpsvc.postgres.installation import check_installation, ping, recorded_index_key_id
+from otpsvc.postgres.events import PostgresEventLog
+from otpsvc.postgres.installation import check_installation, ping
+from otpsvc.postgres.listen import KeyNews
+from otpsvc.postgres.masters import PostgresMasters
+from otpsvc.postgres.messages import PostgresMessageRecords
 from otpsvc.postgres.migrate import pending
+from otpsvc.postgres.numbers import PostgresNumberRecords
 from otpsvc.postgres.pool import Database, open_database
 from otpsvc.redis.client import RedisClient
+from otpsvc.redis.durability import Durability
+from otpsvc.redis.events import RedisEventStream
 from otpsvc.redis.keys import Keys
-from otpsvc.redis.messages import RedisMessageQueue
+from otpsvc.redis.messages import RedisMessageQueue, RedisMessageRecords
 from otpsvc.redis.otp import RedisOtpStore
 from otpsvc.senders.contract import Sender, SenderContext
 from otpsvc.senders.inbox import InboxSender
 from otpsvc.senders.registry import load_senders, opened
-from otpsvc.settings import SenderTable, Settings
+from otpsvc.settings import RedisSettings, SenderTable, Settings
+from otpsvc.worker import run_worker
+
+DURABLE_TIMEOUT_S = 5.0  # files are written once a second, and replicas tell once a second
 
 
 @dataclass(frozen=True)
@@ -52,8 +73,16 @@ class House:
     database: Database
     keys: Keys
     otp: OtpService
+    lives: RedisOtpStore
+    lookup: OtpLookup
+    messages: MessageService
+    eraser: NumberEraser
+    stream: RedisEventStream
+    history: PostgresEventLog
     clients: ClientService
     authenticator: Authenticator
+    key_news: KeyNews
+    metrics: Metrics
 
 
 @contextlib.asynccontextmanager
@@ -78,9 +107,19 @@ async def refuse_old_database(database: Database) -> None:
         raise ConfigurationError(f"the database lacks {', '.join(waiting)}: run `otpsvc migrate`")
 
 
-def client_service(settings: Settings, database: Database) -> ClientService:
+async def client_service(settings: Settings, database: Database) -> ClientService:
     """Make the service behind `otpsvc client` and `otpsvc key`; raises ConfigurationError for a bad keyring."""
-    return ClientService(PostgresClients(database), keyring_of(settings), settings.otp, SystemClock())
+    keyring = await settled_keyring(settings, database)
+    return ClientService(PostgresClients(database), keyring, settings.otp, SystemClock())
+
+
+async def settled_keyring(settings: Settings, database: Database) -> Keyring:
+    """Make the keyring with the index master that the installation began with, wherever a rotation has put it.
+
+    Raises ConfigurationError.
+    """
+    is_index_named = settings.keys.index_master is not None
+    return await PostgresMasters(database).settle(keyring_of(settings), is_index_named=is_index_named)
 
 
 def keyring_of(settings: Settings) -> Keyring:
@@ -97,7 +136,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
 
     Raises ConfigurationError for whatever would let the service start and then do wrong.
     """
-    keyring = keyring_of(settings)
+    keyring_of(settings)
     known = [profile.name for profile in PROFILES]
     given = [("hash_profile", settings.keys.hash_profile)]
     given += [("accepted_hash_profiles", name) for name in settings.keys.accepted_hash_profiles]
@@ -108,30 +147,24 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database_of(settings))
         await refuse_old_database(database)
-        if settings.keys.index_master is None:
-            # The indexes stay with the master that they began with, wherever a rotation has put it in the list.
-            recorded = await recorded_index_key_id(database)
-            keyring = (recorded and keyring.indexed_by(recorded)) or keyring
+        keyring = await settled_keyring(settings, database)
+        # API keys move to the current master as they are used, but never back to one that was current before it.
+        await PostgresMasters(database).note_current(keyring.current.slot)
         partitions = settings.redis.partitions
         await check_installation(database, partitions=partitions, index_key_id=keyring.index_key_id)
-        redis = RedisClient(
-            settings.redis.url.reveal(),
-            timeout_s=settings.redis.timeout_s,
-            max_connections=settings.redis.max_connections,
-        )
-        stack.push_async_callback(redis.close)
-        try:
-            await redis.check_server(needs_append_only=settings.redis.persistence == "append_only")
-        except ApiError:
-            raise ConfigurationError("redis.url: the server does not answer") from None
         keys = Keys(settings.redis.prefix, partitions)
+        redis = await _open_redis(settings.redis, keys.barrier, stack)
+        metrics = _open_metrics(settings, keyring.index_key_id)
+        stack.callback(metrics.close)
         hasher = CodeHasher(keyring, settings.keys.hash_profile, settings.keys.accepted_hash_profiles)
         stack.callback(hasher.close)
         store = PostgresClients(database)
-        authenticator = Authenticator(store, keyring, settings.otp, clock)
+        authenticator = Authenticator(store, keyring, settings.otp, clock, on_lookup=metrics.key_looked_up)
         stack.push_async_callback(authenticator.close)
+        is_fenced, is_durable = settings.redis.is_fenced, settings.redis.durable_send
+        lives = RedisOtpStore(redis, keys, is_fenced=is_fenced, is_durable=is_durable)
         otp = OtpService(
-            store=RedisOtpStore(redis, keys),
+            store=lives,
             keyring=keyring,
             hasher=hasher,
             texts=Texts(),
@@ -139,7 +172,63 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             partitions=partitions,
         )
         clients = ClientService(store, keyring, settings.otp, clock)
-        yield House(settings, clock, keyring, redis, database, keys, otp, clients, authenticator)
+
+        async def client_ids() -> list[str]:
+            return [client.id for client in await clients.list_clients()]
+
+        kept = settings.history
+        history = PostgresEventLog(database, event_days=kept.event_days, message_days=kept.message_days)
+        past_messages = PostgresMessageRecords(database)
+        yield House(
+            settings=settings,
+            clock=clock,
+            keyring=keyring,
+            redis=redis,
+            database=database,
+            keys=keys,
+            otp=otp,
+            lives=lives,
+            lookup=OtpLookup(otp, history, past_messages, clock),
+            messages=MessageService(RedisMessageRecords(redis, keys), past_messages),
+            eraser=NumberEraser(
+                living=lives,
+                history=PostgresNumberRecords(database),
+                client_ids=client_ids,
+                keyring=keyring,
+                partitions=partitions,
+            ),
+            stream=RedisEventStream(redis, keys),
+            history=history,
+            clients=clients,
+            authenticator=authenticator,
+            key_news=KeyNews(settings.database.url.reveal(), authenticator, timeout_s=settings.database.timeout_s),
+            metrics=metrics,
+        )
+
+
+async def _open_redis(settings: RedisSettings, barrier_key: str, stack: contextlib.AsyncExitStack) -> RedisClient:
+    durable = Durability(settings.durable_replicas, DURABLE_TIMEOUT_S) if settings.durable_send else None
+    redis = RedisClient(
+        settings.url.reveal(),
+        timeout_s=settings.timeout_s,
+        max_connections=settings.max_connections,
+        durable=durable,
+        barrier_key=barrier_key,
+    )
+    stack.push_async_callback(redis.close)
+    try:
+        await redis.check_server(needs_append_only=settings.persistence == "append_only", is_fenced=settings.is_fenced)
+    except ApiError:
+        raise ConfigurationError("redis.url: the server does not answer") from None
+    return redis
+
+
+def _open_metrics(settings: Settings, index_key_id: str) -> Metrics:
+    directory = settings.metrics.directory
+    # Two installations on one machine count apart: their index keys differ, or their names do.
+    installation = f"{settings.redis.prefix}-{index_key_id}"
+    senders = (*settings.delivery.senders, *settings.senders)
+    return open_metrics(Path(directory) if directory else None, installation=installation, senders=senders)
 
 
 @dataclass(frozen=True)
@@ -168,11 +257,35 @@ async def open_delivery(
         clock=house.clock,
         lease_s=settings.delivery.lease_s,
         step_timeout_s=settings.delivery.step_timeout_s,
+        observer=house.metrics,
     )
-    queues = tuple(RedisMessageQueue(house.redis, partition) for partition in house.keys.partitions)
+    is_fenced = settings.redis.is_fenced
+    queues = tuple(
+        RedisMessageQueue(house.redis, partition, is_fenced=is_fenced) for partition in house.keys.partitions
+    )
     async with opened(senders.values()):
         inbox = next((sender for sender in senders.values() if isinstance(sender, InboxSender)), None)
         yield Delivery(queues, dispatcher, inbox)
+
+
+async def run_delivery(delivery: Delivery, settings: Settings, stop: asyncio.Event, clock: SystemClock) -> None:
+    """Deliver messages until `stop`."""
+    await run_worker(
+        delivery.queues,
+        delivery.dispatcher,
+        batch=settings.delivery.batch,
+        concurrency=settings.delivery.concurrency,
+        stop=stop,
+        clock=clock,
+    )
+
+
+async def run_background(house: House, stop: asyncio.Event) -> None:
+    """Do until `stop` what is nobody's request: tell of expired codes, move events to PostgreSQL, keep its house."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(run_sweep(house.lives, house.settings.redis.partitions, stop=stop))
+        tasks.create_task(run_drain(house.stream, house.history, stop=stop, clock=house.clock, observer=house.metrics))
+        tasks.create_task(run_housekeeping(house.history, stop=stop, clock=house.clock))
 
 
 def check_senders(settings: Settings) -> None:
@@ -190,9 +303,24 @@ def create_app(house: House, *, inbox: InboxSender | None = None) -> ASGIApp:
     async def ping_database() -> None:
         await ping(house.database)
 
+    async def queues() -> Mapping[int, tuple[int, float]]:
+        waiting = [RedisMessageQueue(house.redis, partition).depth() for partition in house.keys.partitions]
+        return dict(enumerate(await asyncio.gather(*waiting)))
+
+    stores: dict[str, Probe] = {"redis": house.redis.ping, "postgresql": ping_database}
+    event_limit = house.settings.limits.event_limit * house.settings.redis.partitions
     routers: list[Router] = [
-        otp_router(house.otp, house.authenticator, bodies),
-        health_router(needed={"redis": house.redis.ping}, helpful={"postgresql": ping_database}),
+        otp_router(house.otp, house.lookup, house.authenticator, bodies, house.metrics),
+        messages_router(house.messages, house.authenticator, house.metrics),
+        numbers_router(house.eraser, house.authenticator, bodies, house.metrics),
+        health_router(
+            needed={"redis": house.redis.ping},
+            helpful={
+                "postgresql": ping_database,
+                "events": events_probe(house.stream.backlog, limit=event_limit),
+            },
+        ),
+        metrics_router(Scrape(house.metrics, Probes(queues, house.stream.backlog, stores))),
     ]
     if inbox is not None:
         routers.append(inbox_router(inbox.list))

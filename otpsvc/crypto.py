@@ -1,6 +1,6 @@
 """Keys and what is made with them: the keyring, keyed indexes, fingerprints and sealed text.
 
-Every master is a named 256-bit secret. Nothing uses a master itself: five subkeys are derived from each (HKDF-SHA-256,
+Every master is a named 256-bit secret. Nothing uses a master itself: six subkeys are derived from each (HKDF-SHA-256,
 RFC 5869), one per purpose, so that what leaks from one purpose says nothing about another. The first master of the ring
 is current; the others are kept for as long as something made under them lives. Every keyed input is length-framed, so
 that no two different lists of fields can give the same bytes.
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 MASTER_BYTES = 32
 SLOT_BYTES = 2
+CHECK_BYTES = 5
 _TAG_BYTES = 16
 _NONCE = bytes(12)  # every seal has a key of its own, so the nonce never meets the same key twice
 
@@ -60,6 +61,7 @@ class Master:
     seal: bytes = field(repr=False)
     fingerprint: bytes = field(repr=False)
     auth: bytes = field(repr=False)
+    check: bytes = field(repr=False)
 
     @classmethod
     def derive(cls, name: str, secret: bytes) -> "Master":
@@ -79,6 +81,7 @@ class Master:
             seal=expand("seal"),
             fingerprint=expand("fingerprint"),
             auth=expand("auth"),
+            check=expand("check"),
         )
 
     def peppered(self, *parts: bytes | str) -> bytes:
@@ -133,6 +136,19 @@ class Keyring:
     def by_slot(self, slot: bytes) -> Master | None:
         """Return the master that an id's slot names, if the ring still has it."""
         return self._by_slot.get(slot)
+
+    def check_of(self, data: bytes) -> bytes:
+        """Return the checksum (5 bytes) by which an API key's text shows that this installation made it.
+
+        It belongs to the index master, so it holds over every rotation. It is no proof of anything else: 40 bits only
+        keep invented keys from costing a query.
+        """
+        return hmac.digest(self._index_master.check, framed("api-key", data), "sha256")[:CHECK_BYTES]
+
+    @property
+    def index_master(self) -> Master:
+        """The master of the blind indexes."""
+        return self._index_master
 
     @property
     def index_key_id(self) -> str:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import uvloop
 
-from otpsvc.app import House, create_app, open_delivery, open_house, settle_memory
+from otpsvc import logs
+from otpsvc.app import House, create_app, open_delivery, open_house, run_background, run_delivery, settle_memory
 from otpsvc.embedded import EmbeddedError, start_stores
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.postgres.migrate import migrate
-from otpsvc.serving import PortTakenError, bind, configure_logging, run_server, stop_on_signals, watch_parent
+from otpsvc.serving import PortTakenError, bind, run_server, stop_on_signals, watch_parent
 from otpsvc.settings import Settings, load
-from otpsvc.worker import run_worker
 
 _CLIENT_NAME = "dev"
 _EXAMPLE_NUMBER = "+33612345678"
@@ -40,7 +40,7 @@ def run_dev(*, config: Path | None, host: str | None, port: int | None, data_dir
     listen = {"http.host": host, "http.port": port}
     overrides: dict[str, object] = {key: value for key, value in listen.items() if value is not None}
     settings = load(config, os.environ, overrides=overrides, needs=())
-    configure_logging(settings.log.level)
+    logs.configure(settings.log.level, "text")
     sock = _bind(settings)
     try:
         with start_stores(data_dir, say=say) as stores:
@@ -75,16 +75,9 @@ async def _run(settings: Settings, sock: socket.socket, data_dir: Path, failure:
         fault: list[str] = []
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(run_server(app, sock, stop))
-            tasks.create_task(
-                run_worker(
-                    delivery.queues,
-                    delivery.dispatcher,
-                    batch=settings.delivery.batch,
-                    concurrency=settings.delivery.concurrency,
-                    stop=stop,
-                    clock=house.clock,
-                )
-            )
+            tasks.create_task(run_delivery(delivery, settings, stop, house.clock))
+            tasks.create_task(run_background(house, stop))
+            tasks.create_task(house.key_news.run(stop))
             tasks.create_task(watch_parent(stop))
             tasks.create_task(_watch_stores(failure, stop, fault))
     say("stopped")

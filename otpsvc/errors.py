@@ -47,17 +47,25 @@ class ApiError(OtpsvcError):
     """A refusal from the catalogue, raised by `problem`.
 
     `details` goes to the caller as it is. `retry_after_s` is whole seconds to wait, where waiting helps. `quota` is the
-    limit that was met, if it was one.
+    limit that was met, if it was one. `reason` is the word by which our own metrics tell this refusal from others with
+    the same code, for example the store's `fenced`: it is never part of an answer, because what looks the same to
+    callers must stay the same.
     """
 
     def __init__(
-        self, kind: ErrorKind, details: dict[str, Any], retry_after_s: int | None, quota: Quota | None
+        self,
+        kind: ErrorKind,
+        details: dict[str, Any],
+        retry_after_s: int | None,
+        quota: Quota | None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(kind.code)
         self.kind = kind
         self.details = details
         self.retry_after_s = retry_after_s
         self.quota = quota
+        self.reason = reason
 
     @property
     def code(self) -> str:
@@ -71,11 +79,12 @@ def problem(
     details: dict[str, Any] | None = None,
     retry_after_s: int | None = None,
     quota: Quota | None = None,
+    reason: str | None = None,
 ) -> ApiError:
     """Make the exception for a catalogue code; KeyError if the catalogue does not have it."""
     kind = CATALOGUE[code]
     pause_s = retry_after_s if retry_after_s is not None else kind.retry_after_s
-    return ApiError(kind, details or {}, pause_s, quota)
+    return ApiError(kind, details or {}, pause_s, quota, reason)
 
 
 _ROWS = (
@@ -165,6 +174,13 @@ _ROWS = (
         "fr": "La vérification est déjà terminée ; son état est dans les détails.",
         "it": "La verifica è già terminata; lo stato è nei dettagli.",
         "ru": "Проверка уже завершена; её состояние указано в details.",
+    }),
+    # -- one message
+    ErrorKind("MESSAGE_NOT_FOUND", 404, "not_found", False, {
+        "en": "There is no message with this id.",
+        "fr": "Il n'y a pas de message avec cet identifiant.",
+        "it": "Non c'è nessun messaggio con questo id.",
+        "ru": "Сообщения с этим id нет.",
     }),
     # -- how often
     ErrorKind("OTP_RATE_LIMIT", 429, "rate_limit", True, {

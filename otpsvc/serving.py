@@ -30,12 +30,6 @@ class PortTakenError(ConfigurationError):
     """Another process listens where this one was told to."""
 
 
-def configure_logging(level: str) -> None:
-    """Write our log lines to standard error; the libraries' own only from a warning up."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("otpsvc").setLevel(level.upper())
-
-
 def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     """Take the port before anything else starts; raises ConfigurationError, PortTakenError if it is in use.
 

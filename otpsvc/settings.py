@@ -24,6 +24,8 @@ __all__ = ["ALL_NEEDS", "Masters", "Need", "Secret", "SenderTable", "Settings", 
 Need = Literal["redis.url", "database.url", "keys.masters"]
 ALL_NEEDS: tuple[Need, ...] = ("redis.url", "database.url", "keys.masters")
 
+SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+
 Seconds = Annotated[float, Meta(ge=0.05, le=60)]
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -63,9 +65,21 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: Annotated[int, Meta(ge=1, le=100)] = 4
     partitions: Annotated[int, Meta(ge=1, le=256)] = 1
     persistence: Literal["append_only", "unchecked"] = "append_only"
+    fence: Literal["auto", "on", "off"] = "auto"
+    durable_send: bool = False
+    durable_replicas: Annotated[int, Meta(ge=0, le=10)] = 0
 
     def __post_init__(self) -> None:
-        _check_scheme(self.url, ("redis", "rediss", "unix"))
+        _check_scheme(self.url, ("redis", "rediss", "unix", *SENTINEL_SCHEMES))
+        if self.durable_replicas and not self.durable_send:
+            raise ValueError("durable_replicas needs durable_send = true")
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether OTPs end with the primary that made them: by default where another can take its place."""
+        if self.fence == "auto":
+            return self.url.reveal().startswith(SENTINEL_SCHEMES)
+        return self.fence == "on"
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,10 +123,24 @@ class DeliverySettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("senders names one sender twice")
 
 
+class HistorySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How long what happened is kept in PostgreSQL."""
+
+    event_days: Annotated[int, Meta(ge=1, le=3650)] = 365
+    message_days: Annotated[int, Meta(ge=1, le=3650)] = 90
+
+
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written to the log."""
+    """What is written to the log, and in which form."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "json"
+
+
+class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the processes of one machine keep their counters together; None chooses a private directory."""
+
+    directory: str | None = None
 
 
 class SenderTable:
@@ -154,7 +182,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     otp: Policy = Policy()
     limits: Limits = Limits()
     delivery: DeliverySettings = DeliverySettings()
+    history: HistorySettings = HistorySettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
     senders: dict[str, SenderTable] = {}
 
 

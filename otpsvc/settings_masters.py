@@ -1,4 +1,8 @@
-"""The masters of the keyring as settings: named 256-bit secrets in order, the first one current."""
+"""The masters of the keyring as settings: named 256-bit secrets in order, the first one current.
+
+As text they are `name:secret`, separated by commas or on lines of their own; a line that begins with # is a comment.
+`keyring_file` keeps the dates of a rotation in such comments; nothing here may depend on them.
+"""
 
 import base64
 import binascii
@@ -9,7 +13,9 @@ from typing import Self
 from otpsvc.crypto import MASTER_BYTES
 from otpsvc.settings_values import Given, Secret, read_secret_file
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+MASTER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+MASTER_NAME_WORDS = "1 to 32 lower-case letters, digits, hyphens"
+
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -38,8 +44,8 @@ class Masters(Mapping[str, bytes]):
             if name.endswith("_file"):
                 name = name.removesuffix("_file")
                 entry = _from_file(key, entry)
-            if not _NAME.fullmatch(name):
-                raise ValueError("has a name that is not 1 to 32 lower-case letters, digits, hyphens")
+            if not MASTER_NAME.fullmatch(name):
+                raise ValueError(f"has a name that is not {MASTER_NAME_WORDS}")
             if name in masters:
                 raise ValueError(f"has two masters named {name}")
             masters[name] = _decoded(name, entry)
@@ -61,12 +67,17 @@ class Masters(Mapping[str, bytes]):
         return f"Masters({', '.join(self)})"
 
 
+def entries_in(line: str) -> list[str]:
+    """Return the entries (`name:secret`) of one line of text, none for a comment."""
+    if line.lstrip().startswith("#"):
+        return []
+    return [part.strip() for part in line.split(",") if part.strip()]
+
+
 def _split(text: str) -> dict[str, str]:
     masters: dict[str, str] = {}
-    for part in re.split(r"[,\n]", text):
-        if not part.strip():
-            continue
-        name, colon, secret = part.strip().partition(":")
+    for entry in [entry for line in text.split("\n") for entry in entries_in(line)]:
+        name, colon, secret = entry.partition(":")
         if not colon:
             raise ValueError("must be name:secret, more of them after commas")
         if name in masters:

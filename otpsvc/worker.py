@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 
 from otpsvc.clock import Clock
 from otpsvc.faults import described
-from otpsvc.messages.dispatcher import Dispatcher
+from otpsvc.messages.dispatcher import WORKER_STOPPING, Dispatcher
 from otpsvc.messages.model import ClaimedMessage
 from otpsvc.messages.ports import MessageQueue
 
 MAX_WAIT_S = 5.0
 _MIN_CYCLE_S = 0.002
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 2.0
+_REWAKE_TIMEOUT_S = 1.0
 
 _log = logging.getLogger(__name__)
 _random = random.SystemRandom()
@@ -40,8 +41,8 @@ async def run_worker(
     """Deliver until `stop` is set.
 
     `batch` bounds one claim, `concurrency` the messages in flight over all queues. After `stop` nothing new begins;
-    what is in flight has `drain_s` to end, the rest is cancelled and comes back uncertain when its lease ends. Store
-    failures are waited out. Returns when nothing of it runs any more; raises only for a fault of its own.
+    what is in flight has `drain_s` to end, the rest is cancelled and given back with the sender that was being called.
+    Store failures are waited out. Returns when nothing of it runs any more; raises only for a fault of its own.
     """
     if batch < 1 or concurrency < 1 or not queues:
         raise ValueError("batch and concurrency must be at least 1, and there must be a queue")
@@ -71,24 +72,26 @@ class _Slots:
 
 
 class _Outage:
-    """Tells one failing stretch of one queue: one line when it begins, one when it ends, longer pauses in between."""
+    """Tells one outage of the store: one line when the first queue fails, one when the last of them works again.
 
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._failures = 0
+    Each queue has pauses of its own, which grow while it fails.
+    """
 
-    def failed(self, error: Exception) -> float:
-        """Count a failure and return how long to pause, in seconds."""
-        if self._failures == 0:
-            _log.warning("queue %d: cannot claim messages, trying on: %s", self._number, described(error))
-        pause_s = min(_FIRST_BACKOFF_S * 2.0 ** min(self._failures, 10), _MAX_BACKOFF_S)
-        self._failures += 1
+    def __init__(self) -> None:
+        self._failures: dict[int, int] = {}
+
+    def failed(self, number: int, error: Exception) -> float:
+        """Count a failure of a queue and return how long it is to pause, in seconds."""
+        if not self._failures:
+            _log.warning("cannot claim messages, trying on: queue %d: %s", number, described(error))
+        n_before = self._failures.get(number, 0)
+        self._failures[number] = n_before + 1
+        pause_s = min(_FIRST_BACKOFF_S * 2.0 ** min(n_before, 10), _MAX_BACKOFF_S)
         return max(pause_s * _random.uniform(0.5, 1.0), _FIRST_BACKOFF_S)
 
-    def worked(self) -> None:
-        if self._failures:
-            _log.warning("queue %d: claiming messages again", self._number)
-        self._failures = 0
+    def worked(self, number: int) -> None:
+        if self._failures.pop(number, 0) and not self._failures:
+            _log.warning("claiming messages again")
 
 
 class _Worker:
@@ -99,6 +102,9 @@ class _Worker:
         self._stop = stop
         self._clock = clock
         self._deliveries: set[asyncio.Task[None]] = set()
+        self._outage = _Outage()
+        # Queues whose last wait may have taken a wake token, and that were not claimed from since.
+        self._owing: set[int] = set()
 
     async def run(self, queues: Sequence[MessageQueue], drain_s: float) -> None:
         self._stopping = asyncio.create_task(self._stop.wait())
@@ -110,6 +116,7 @@ class _Worker:
             await asyncio.wait({*loops, *self._deliveries}, timeout=drain_s)
         finally:
             await self._end({self._stopping, *loops, *self._deliveries})
+            await self._rewake([queues[number] for number in self._owing])
         for loop in loops:
             if not loop.cancelled():
                 loop.result()
@@ -119,23 +126,22 @@ class _Worker:
 
     async def _end(self, tasks: "set[asyncio.Task[Any]]") -> None:
         if n_cut_off := sum(not task.done() for task in self._deliveries):
-            _log.warning("%d deliveries cut off: they come back when their lease ends", n_cut_off)
+            _log.warning("%d deliveries cut off: given back, or back when their lease ends", n_cut_off)
         # A library may swallow a cancellation; the loops also see that `_stopping` is over, so they end either way.
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, number: int, queue: MessageQueue) -> None:
-        outage = _Outage(number)
         while not self._is_stopping():
             try:
-                await self._cycle(queue)
+                await self._cycle(number, queue)
             except Exception as error:  # noqa: BLE001 - delivery outlives whatever a store does, one line per outage
-                await self._until_stop(asyncio.sleep(outage.failed(error)))
+                await self._until_stop(asyncio.sleep(self._outage.failed(number, error)))
             else:
-                outage.worked()
+                self._outage.worked(number)
 
-    async def _cycle(self, queue: MessageQueue) -> None:
+    async def _cycle(self, number: int, queue: MessageQueue) -> None:
         """Claim and start what is due; where that was not all that could start, wait for more."""
         taken = await self._until_stop(self._slots.take(self._batch))
         if taken is None:
@@ -144,6 +150,7 @@ class _Worker:
         try:
             lease_ends_at = self._clock.monotonic() + self._dispatcher.lease_s
             claimed = await queue.claim(limit=taken, lease_s=self._dispatcher.lease_s)
+            self._owing.discard(number)
             for message in () if self._is_stopping() else claimed.messages:
                 self._start(queue, message, lease_ends_at)
                 n_started += 1
@@ -153,6 +160,7 @@ class _Worker:
             await self._release(queue, claimed.messages)
         elif n_started < taken:
             due_in_ms = claimed.next_due_in_ms
+            self._owing.add(number)
             await self._wait(queue, MAX_WAIT_S if due_in_ms is None else due_in_ms / 1000)
 
     async def _wait(self, queue: MessageQueue, timeout_s: float) -> None:
@@ -179,11 +187,22 @@ class _Worker:
             _log.error("message %s: delivery broke off: %s", claimed.message_id, described(error))
 
     async def _release(self, queue: MessageQueue, messages: Sequence[ClaimedMessage]) -> None:
-        for message in messages:
-            try:
-                await queue.release(message.message_id, message.token, due_in_s=0.0, reason="worker_stopping")
-            except Exception as error:  # noqa: BLE001 - the others must be given back all the same
-                _log.warning("message %s was not given back: %s", message.message_id, described(error))
+        """Give back what was claimed and not begun; what cannot be given back comes back when its lease ends."""
+        answers = await asyncio.gather(
+            *(
+                queue.release(m.message_id, m.token, due_in_s=0.0, reason=WORKER_STOPPING, begun_by=m.begun_by)
+                for m in messages
+            ),
+            return_exceptions=True,
+        )
+        _tell_failures("messages were not given back", answers)
+
+    async def _rewake(self, queues: Sequence[MessageQueue]) -> None:
+        """Hand on the wake tokens that cancelled waits may have taken: other workers wait for them."""
+        answers = await asyncio.gather(
+            *(asyncio.wait_for(queue.rewake(), _REWAKE_TIMEOUT_S) for queue in queues), return_exceptions=True
+        )
+        _tell_failures("queues were not woken for other workers", answers)
 
     async def _until_stop(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what `work` returns, or None if `stop` comes first; then `work` is cancelled and has ended."""
@@ -195,3 +214,10 @@ class _Worker:
                 task.cancel()
                 await asyncio.wait({task})
         return None if task.cancelled() else task.result()
+
+
+def _tell_failures(what: str, answers: Sequence[object]) -> None:
+    """Say once how many of many calls failed, and how the first of them did."""
+    errors = [answer for answer in answers if isinstance(answer, BaseException)]
+    if errors:
+        _log.warning("%d %s: %s", len(errors), what, described(errors[0]))

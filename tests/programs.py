@@ -1,17 +1,23 @@
 """The command `otpsvc` as a process of its own: started, listened to, ended, and looked for when it should be gone."""
 
+import atexit
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PATIENCE_S = 60.0
 KEYRING = "one:" + "0123456789abcdef" * 4
+# Where the services of this test process count; left in the default place, their files would stay there.
+METRICS = tempfile.mkdtemp(prefix="otpsvc-tests-")
+atexit.register(shutil.rmtree, METRICS, ignore_errors=True)
 
 
 class Program:
@@ -66,6 +72,7 @@ def production(redis_url: str, database_url: str) -> dict[str, str]:
         "OTPSVC_DATABASE_URL": database_url,
         "OTPSVC_KEYS_MASTERS": KEYRING,
         "OTPSVC_HTTP_PORT": str(free_port()),
+        "OTPSVC_METRICS_DIRECTORY": METRICS,
     }
 
 

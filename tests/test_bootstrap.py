@@ -303,7 +303,7 @@ def test_help_names_every_command(checkout: Checkout) -> None:
     status, said = checkout.call("make")
     assert status == 0
     assert [line.split()[1] for line in said.splitlines()] == [
-        "run", "test", "check", "lint", "bench", "lock", "help",
+        "run", "test", "check", "lint", "bench", "chaos", "soak", "lock", "help",
     ]  # fmt: skip
     assert checkout.bootstrap("help")[0] == 0
     status, said = checkout.bootstrap("rum")

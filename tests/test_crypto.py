@@ -36,11 +36,11 @@ def test_a_border_between_fields_cannot_move() -> None:
 
 def test_subkeys_are_hkdf_and_have_nothing_in_common() -> None:
     master = Master.derive("a", SECRET)
-    for label in ("pepper", "index", "seal", "fingerprint", "auth"):
+    for label in ("pepper", "index", "seal", "fingerprint", "auth", "check"):
         derived = HKDF(hashes.SHA256(), 32, b"otpsvc keyring v1", label.encode()).derive(SECRET)
         assert getattr(master, label) == derived
-    keys = [master.pepper, master.index, master.seal, master.fingerprint, master.auth]
-    assert len(set(keys)) == 5
+    keys = [master.pepper, master.index, master.seal, master.fingerprint, master.auth, master.check]
+    assert len(set(keys)) == 6
     assert SECRET not in keys
     assert not set(keys) & {Master.derive("a", OTHER).pepper, Master.derive("a", OTHER).index}
 
@@ -94,6 +94,17 @@ def test_an_index_tells_kinds_apart_and_is_not_a_bare_digest() -> None:
     assert len(keyring.index("number", "x")) == 16
     assert len({keyring.index(*parts) for parts in (("number", "x"), ("session", "x"), ("numberx",), ("x",))}) == 4
     assert keyring.index("number", "x") != hashlib.sha256(framed("number", "x")).digest()[:16]
+
+
+def test_a_check_belongs_to_the_index_master_and_is_no_index() -> None:
+    before, after = ring(old=SECRET), ring(new=OTHER, old=SECRET)
+    assert before.check_of(b"x") == after.check_of(b"x")
+    assert len(before.check_of(b"x")) == 5
+    assert before.check_of(b"x") != before.check_of(b"y")
+    assert before.check_of(b"x") != ring(new=OTHER).check_of(b"x")
+    made = {before.index("api-key", b"x")[:5], before.current.auth_tag(b"x")[:5], before.check_of(b"x")}
+    assert len(made) == 3
+    assert after.index_master is after.masters[1]
 
 
 def test_the_id_of_the_index_key_does_not_tell_the_key() -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from otpsvc.errors import CATALOGUE
 from otpsvc.http.v1 import wire
+from otpsvc.http.v1.wire_messages import MessageAnswer
+from otpsvc.http.v1.wire_numbers import ForgetAnswer, ForgetBody
 from otpsvc.otp.policy import PURPOSES
 
 ROOT = Path(__file__).parent.parent
@@ -45,13 +47,25 @@ def test_no_document_names_an_error_that_does_not_exist() -> None:
         assert named <= CATALOGUE.keys(), document.name
 
 
-@pytest.mark.parametrize("body", [wire.SendBody, wire.VerifyBody, wire.VerifyOtpBody, wire.ResendBody])
+_ANSWERS = (
+    wire.SendAnswer,
+    wire.VerifiedAnswer,
+    wire.WrongAnswer,
+    wire.OtpAnswer,
+    wire.OtpHistoryAnswer,
+    wire.HistoryEntry,
+    MessageAnswer,
+    ForgetAnswer,
+)
+
+
+@pytest.mark.parametrize("body", [wire.SendBody, wire.VerifyBody, wire.VerifyOtpBody, wire.ResendBody, ForgetBody])
 def test_every_field_that_a_call_takes_is_explained(body: type[wire.SendBody]) -> None:
     for field in body.__struct_fields__:
         assert f"`{field}`" in API, field
 
 
-@pytest.mark.parametrize("answer", [wire.SendAnswer, wire.VerifiedAnswer, wire.WrongAnswer, wire.OtpAnswer])
+@pytest.mark.parametrize("answer", _ANSWERS)
 def test_every_field_that_a_call_answers_is_named(answer: type[wire.SendAnswer]) -> None:
     words = set(re.findall(r"[a-z_]+", API))
     assert words >= set(answer.__struct_fields__)

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 
 from otpsvc.app import House, open_delivery, open_house
-from otpsvc.clients.model import Principal
+from otpsvc.clients.model import Mode, Principal
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.ids import parse_otp_id
 from otpsvc.messages.model import Content
@@ -15,8 +15,9 @@ from otpsvc.otp.policy import Policy
 from otpsvc.redis.messages import RedisMessageQueue
 from otpsvc.settings import load
 
-A, B = f"a:{'aa' * 32}", f"b:{'bb' * 32}"
+A, B, INDEX = f"a:{'aa' * 32}", f"b:{'bb' * 32}", f"index:{'cc' * 32}"
 CALLER = Principal("client_100000000001", "test", "key", Policy(cooldown_s=0))
+MODES: tuple[Mode, ...] = ("live", "test")
 NUMBER = "+33612345678"
 
 
@@ -72,6 +73,23 @@ async def test_a_rotation_in_three_steps_loses_no_code_and_no_limit(starts: Star
             await house.otp.send(CALLER, SendRequest(to=NUMBER))
         with pytest.raises(ApiError, match="OTP_RATE_LIMIT"):
             await house.otp.send(CALLER, SendRequest(to=NUMBER))
+
+
+async def test_api_keys_move_with_a_rotation_until_the_old_master_can_go(starts: Starts) -> None:
+    async with starts.house(A, INDEX) as house:
+        client = await house.clients.create_client("Shop")
+        used, idle = [await house.clients.create_key(client.id, mode) for mode in MODES]
+    for masters in ((A, B, INDEX), (B, A, INDEX), (A, B, INDEX)):
+        async with starts.house(*masters) as house:
+            assert (await house.authenticator.authenticate(used.text, client.id)).mode == "live"
+            await asyncio.gather(*house.authenticator._retagger._moves)
+    async with starts.house(B, INDEX) as house:
+        assert (await house.authenticator.authenticate(used.text, client.id)).mode == "live"
+        # Nobody used this one while both were there, which `otpsvc keys list` would have told.
+        with pytest.raises(ApiError, match="INVALID_API_KEY"):
+            await house.authenticator.authenticate(idle.text, client.id)
+    async with starts.house(B, A, INDEX) as house:
+        assert (await house.authenticator.authenticate(idle.text, client.id)).mode == "test"
 
 
 async def test_the_index_master_must_stay(starts: Starts) -> None:

@@ -53,7 +53,7 @@ def headers_of_a_client(variables: dict[str, str], mode: Mode) -> dict[str, str]
     async def make() -> dict[str, str]:
         settings = load(None, variables)
         async with open_database_of(settings) as database:
-            clients = client_service(settings, database)
+            clients = await client_service(settings, database)
             client = await clients.create_client("shop", {"cooldown_s": 0})
             key = await clients.create_key(client.id, mode)
         return {"X-API-Key": key.text, "X-Client-ID": client.id}

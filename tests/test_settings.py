@@ -349,7 +349,9 @@ def test_every_key_is_documented_with_its_default() -> None:
         assert documented == setting_keys(kind), section
         for field, row in zip(msgspec.structs.fields(kind), rows, strict=True):
             default = row.split("|")[2].strip().strip("`")
-            if isinstance(field.default, int | float | str) and default != "the last":
+            if isinstance(field.default, bool):
+                assert default == str(field.default).lower()
+            elif isinstance(field.default, int | float | str) and default != "the last":
                 assert default == (f"{field.default:g}" if isinstance(field.default, float) else str(field.default))
 
 

@@ -1,30 +1,17 @@
-"""The worker's loop over the queue's port: everything is delivered, nothing spins, stopping loses nothing."""
+"""The worker's loop over the queue's port: everything is delivered, nothing spins, an outage is waited out."""
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Self
+from collections.abc import AsyncIterator
 
 import pytest
 
-from otpsvc.clock import SystemClock
-from otpsvc.crypto import Keyring
 from otpsvc.errors import problem
-from otpsvc.messages.dispatcher import Dispatcher
-from otpsvc.messages.model import ClaimedBatch, MessageStatus
-from otpsvc.senders.contract import Capabilities, Channel, OutboundMessage, Outcome, RetryLater, Sender
+from otpsvc.messages.model import ClaimedBatch
+from otpsvc.senders.contract import OutboundMessage, Outcome, RetryLater
 from otpsvc.testing import MemoryQueue, RecordingSender
-from otpsvc.worker import run_worker
-
-KEYRING = Keyring.from_masters({"a": b"k" * 32})
-CLOCK = SystemClock()
-DEDUPES = Capabilities(channels=frozenset({Channel.SMS}), is_idempotent=True)
-
-
-def make_queue() -> MemoryQueue:
-    return MemoryQueue(CLOCK, KEYRING)
+from tests.workers import CLOCK, DEDUPES, KEYRING, Running, make_queue, statuses, until
 
 
 @pytest.fixture(autouse=True)
@@ -33,50 +20,6 @@ async def no_task_is_left() -> AsyncIterator[None]:
     yield
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-class Running:
-    """A worker in the background for the body of a `with`; stopped and awaited at its end."""
-
-    def __init__(
-        self,
-        queues: Sequence[MemoryQueue],
-        *senders: Sender[Any],
-        batch: int = 10,
-        concurrency: int = 10,
-        drain_s: float = 10.0,
-        lease_s: float = 60.0,
-    ) -> None:
-        self.stop = asyncio.Event()
-        dispatcher = Dispatcher(keyring=KEYRING, senders=senders, clock=CLOCK, lease_s=lease_s, step_timeout_s=10.0)
-        self._run = run_worker(
-            queues,
-            dispatcher,
-            batch=batch,
-            concurrency=concurrency,
-            stop=self.stop,
-            clock=CLOCK,
-            drain_s=drain_s,
-        )
-
-    async def __aenter__(self) -> Self:
-        self.task = asyncio.create_task(self._run)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.stop.set()
-        if not self.task.cancelled():
-            await self.task
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - any condition a test can think of
-            await asyncio.sleep(0.001)
-
-
-def statuses(queue: MemoryQueue) -> Counter[str]:
-    return Counter(record.status.value for record in queue.messages.values())
 
 
 async def test_what_waits_and_what_comes_later_is_delivered_once() -> None:
@@ -170,11 +113,28 @@ async def test_an_outage_is_waited_out_with_one_line(error: Exception, caplog: p
             queue.fails_with = None
             await until(lambda: statuses(queue) == {"sent": 1})
             await until(lambda: len(caplog.records) >= 2)
-    assert [r.message.split(":")[1].split(",")[0] for r in caplog.records] == [
-        " cannot claim messages",
-        " claiming messages again",
-    ]
+    assert [r.message.split(",")[0] for r in caplog.records] == ["cannot claim messages", "claiming messages again"]
     assert "987654" not in caplog.text
+
+
+async def test_an_outage_of_many_queues_is_one_line_until_the_last_works_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queues, sender = [make_queue() for _ in range(8)], RecordingSender("a")
+    for queue in queues:
+        queue.fails_with = problem("SERVICE_UNAVAILABLE")
+    with caplog.at_level(logging.INFO):
+        async with Running(queues, sender):
+            await until(lambda: all(queue.n_claims >= 2 for queue in queues))
+            for queue in queues[1:]:
+                queue.fails_with = None
+                queue.add()
+            await until(lambda: len(sender.sent) == 7)
+            assert len(caplog.records) == 1
+            queues[0].fails_with = None
+            queues[0].add()
+            await until(lambda: len(caplog.records) >= 2)
+    assert [r.message.split(",")[0] for r in caplog.records] == ["cannot claim messages", "claiming messages again"]
 
 
 async def test_one_queues_outage_does_not_stop_another() -> None:
@@ -205,127 +165,6 @@ async def test_a_delivery_that_breaks_off_is_logged_and_its_slot_freed(
         await until(lambda: statuses(queue) == {"sent": 2, "processing": 3})
     assert caplog.text.count("delivery broke off: RuntimeError at test_worker.py") == 3
     assert "987654" not in caplog.text
-
-
-# -- stopping
-
-
-async def test_stop_lets_what_is_in_flight_end() -> None:
-    queue, sender = make_queue(), RecordingSender("a")
-    sender.gate.clear()
-    for _ in range(5):
-        queue.add()
-    async with Running([queue], sender, concurrency=3) as worker:
-        await until(lambda: len(sender.sent) == 3)
-        worker.stop.set()
-        await asyncio.sleep(0.01)
-        assert not worker.task.done()
-        sender.gate.set()
-    assert statuses(queue) == {"sent": 3, "queued": 2}
-
-
-async def test_stop_cuts_off_what_does_not_end(caplog: pytest.LogCaptureFixture) -> None:
-    queue, sender = make_queue(), RecordingSender("a")
-    sender.gate.clear()
-    for _ in range(3):
-        queue.add()
-    async with Running([queue], sender, drain_s=0.02):
-        await until(lambda: len(sender.sent) == 3)
-    assert statuses(queue) == {"processing": 3}
-    assert "3 deliveries cut off" in caplog.text
-
-
-async def test_what_was_cut_off_is_finished_by_the_next_worker_without_a_second_send() -> None:
-    queue, sender = make_queue(), RecordingSender("a")
-    sender.gate.clear()
-    queue.add()
-    async with Running([queue], sender, drain_s=0.01):
-        await until(lambda: len(sender.sent) == 1)
-    for record in queue.messages.values():
-        record.due_at = CLOCK.time()
-    sender.gate.set()
-    async with Running([queue], sender):
-        await until(lambda: statuses(queue) == {"failed": 1})
-    assert len(sender.sent) == 1
-    (record,) = queue.messages.values()
-    assert record.events == [(MessageStatus.FAILED, "unknown_outcome")]
-
-
-async def test_a_claim_that_answers_after_stop_is_given_back() -> None:
-    claiming, answer = asyncio.Event(), asyncio.Event()
-
-    class Slow(MemoryQueue):
-        async def claim(self, *, limit: int, lease_s: float) -> ClaimedBatch:
-            batch = await super().claim(limit=limit, lease_s=lease_s)
-            claiming.set()
-            await answer.wait()
-            return batch
-
-    queue, sender = Slow(CLOCK, KEYRING), RecordingSender("a")
-    queue.add()
-    async with Running([queue], sender) as worker:
-        await claiming.wait()
-        worker.stop.set()
-        await asyncio.sleep(0)
-        answer.set()
-    assert sender.sent == []
-    (record,) = queue.messages.values()
-    assert record.events == [(MessageStatus.QUEUED, "worker_stopping")]
-
-
-async def test_stop_is_heard_while_idle_and_during_an_outage_and_without_a_free_slot() -> None:
-    idle, broken, busy = make_queue(), make_queue(), make_queue()
-    broken.fails_with = problem("SERVICE_UNAVAILABLE")
-    sender = RecordingSender("a")
-    sender.gate.clear()
-    busy.add()
-    busy.add()
-    async with asyncio.timeout(2):
-        async with Running([idle], sender), Running([broken], sender):
-            await until(lambda: broken.n_claims and idle.n_claims)
-        async with Running([busy], sender, concurrency=1, drain_s=0.01):
-            await until(lambda: len(sender.sent) == 1)
-
-
-async def test_stopped_before_it_began_it_claims_nothing() -> None:
-    queue = make_queue()
-    queue.add()
-    async with Running([queue], RecordingSender("a")) as worker:
-        worker.stop.set()
-    assert queue.n_claims == 0
-
-
-async def test_cancelling_the_worker_leaves_nothing_running() -> None:
-    queue, sender = make_queue(), RecordingSender("a")
-    sender.gate.clear()
-    queue.add()
-    async with Running([queue], sender) as worker:
-        await until(lambda: len(sender.sent) == 1)
-        worker.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await worker.task
-    assert statuses(queue) == {"processing": 1}
-
-
-async def test_a_store_that_swallows_a_cancellation_does_not_keep_the_worker() -> None:
-    claiming = asyncio.Event()
-
-    class Deaf(MemoryQueue):
-        async def claim(self, *, limit: int, lease_s: float) -> ClaimedBatch:
-            claiming.set()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
-            return await super().claim(limit=limit, lease_s=lease_s)
-
-    queue, sender = Deaf(CLOCK, KEYRING), RecordingSender("a")
-    queue.add()
-    async with asyncio.timeout(5), Running([queue], sender) as worker:
-        await claiming.wait()
-        worker.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await worker.task
-    assert sender.sent == []
-    assert statuses(queue) == {"queued": 1}
 
 
 async def test_two_workers_on_one_queue_send_each_message_once() -> None:

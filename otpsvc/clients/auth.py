@@ -1,9 +1,10 @@
 """Who calls: an API key and a client id become a principal, nearly always from memory.
 
-Known keys are looked up again after 30 s, so a revoked one stops within that time; unknown ones are
-remembered as unknown for 10 s. Any number of requests with the same key cause one query. While
-PostgreSQL does not answer, known keys go on under what was last known of them (their own expiry
-still counts) and unknown ones get SERVICE_UNAVAILABLE.
+What a key's text cannot prove is refused before anything is asked: an invented key costs no query.
+Known keys are looked up again after 30 s, and at once after news of them (`invalidate`), so that a
+revoked one stops within a second; ids that nobody has are remembered for 10 s. Any number of
+requests with the same key cause one query. While PostgreSQL does not answer, known keys go on under
+what was last known of them (their own expiry still counts) and unknown ones get SERVICE_UNAVAILABLE.
 
 The text of a key is never kept: the cache is found by the public id and holds a digest of the whole
 key under a secret of this process. A wrong secret changes nothing here. Never decide anything on
@@ -11,17 +12,19 @@ the mode or the public id before the whole key was compared.
 """
 
 import asyncio
+import functools
 import hashlib
 import logging
 import math
 import secrets
-from typing import NamedTuple, TypeVar
-
-import msgspec
+from collections.abc import Callable
+from typing import NamedTuple
 
 from otpsvc.clients import keys
+from otpsvc.clients.cache import KeyCache, Known
 from otpsvc.clients.model import KeyRecord, Principal, merged_policy
 from otpsvc.clients.ports import KeySource
+from otpsvc.clients.retag import Retagger
 from otpsvc.clock import Clock
 from otpsvc.crypto import Keyring, equal
 from otpsvc.errors import ApiError, problem
@@ -31,34 +34,25 @@ KNOWN_FOR_S = 30.0
 UNKNOWN_FOR_S = 10.0
 PROBE_EVERY_S = 1.0
 ANSWER_TIMEOUT_S = 2.0
-MAX_KNOWN = 20_000
-MAX_UNKNOWN = 10_000
 MAX_LOOKUPS = 256
+MAX_QUESTIONS = 3
 
 _log = logging.getLogger(__name__)
-
-_Value = TypeVar("_Value")
-
-
-class _Known(msgspec.Struct):
-    """A key that exists. `digest` is that of its text, once a request has shown it."""
-
-    record: KeyRecord
-    principal: Principal | None
-    fresh_until: float
-    expires_at: float
-    digest: bytes | None
 
 
 class _Answer(NamedTuple):
     """What a lookup brought; `is_reached` False: PostgreSQL did not answer."""
 
     is_reached: bool
-    known: _Known | None
+    known: Known | None
 
 
 class Authenticator:
-    """Turns a request's two headers into a principal. One per process; `close` ends its tasks."""
+    """Turns a request's two headers into a principal. One per process; `close` ends its tasks.
+
+    The three `invalidate` methods are for news from the store (`KeyNewsReader`). They may be called
+    at any time, say nothing about keys that are not known, and never raise.
+    """
 
     def __init__(
         self,
@@ -68,16 +62,19 @@ class Authenticator:
         clock: Clock,
         *,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        on_lookup: Callable[[str], None] = lambda _outcome: None,
     ) -> None:
         self._source = source
+        self._on_lookup = on_lookup
         self._keyring = keyring
         self._default_policy = default_policy
         self._clock = clock
         self._answer_timeout_s = answer_timeout_s
         self._digest_key = secrets.token_bytes(32)
-        self._known: dict[str, _Known] = {}
-        self._unknown: dict[str, float] = {}
+        self._cache = KeyCache()
         self._lookups: dict[str, asyncio.Task[_Answer]] = {}
+        self._overtaken: set[str] = set()
+        self._retagger = Retagger(source, keyring)
         self._is_unreachable = False
         self._next_probe_at = -math.inf
 
@@ -85,7 +82,7 @@ class Authenticator:
         """Answer from memory, or None where `authenticate` has to look closer. Never raises."""
         if not api_key or len(api_key) != keys.KEY_LENGTH or not api_key.isascii():
             return None
-        known = self._known.get(api_key[keys.PUBLIC_ID_SLICE])
+        known = self._cache.known.get(api_key[keys.PUBLIC_ID_SLICE])
         if (
             known is None
             or known.principal is None
@@ -108,7 +105,7 @@ class Authenticator:
         """
         if not api_key or not client_id:
             raise problem("MISSING_AUTH_HEADERS")
-        read = keys.read_key(api_key)
+        read = keys.read_key(api_key, self._keyring)
         known = await self._find(read.public_id) if read else None
         if known is None or not self._is_key_of(known, api_key):
             raise problem("INVALID_API_KEY")
@@ -118,7 +115,29 @@ class Authenticator:
             raise problem("INVALID_CLIENT_ID")
         if known.principal is None:
             raise problem("INTERNAL_ERROR")
+        if not self._is_unreachable:
+            self._retagger.offer(known, api_key)
         return known.principal
+
+    def invalidate(self, public_id: str) -> None:
+        """Look a key up before it is answered again: it was made, changed, revoked or deleted."""
+        self._cache.make_stale(public_id)
+        if public_id in self._lookups:
+            self._overtaken.add(public_id)
+        self._is_unreachable = False
+
+    def invalidate_client(self, client_id: str) -> None:
+        """Look up the keys of a client again: it was suspended or resumed, or has another policy."""
+        self._cache.make_client_stale(client_id)
+        # Whose key a lookup will bring is not known before it does.
+        self._overtaken.update(self._lookups)
+        self._is_unreachable = False
+
+    def invalidate_all(self) -> None:
+        """Look everything up again: some news may have been missed."""
+        self._cache.make_all_stale()
+        self._overtaken.update(self._lookups)
+        self._is_unreachable = False
 
     async def close(self) -> None:
         """End the lookups under way."""
@@ -126,9 +145,10 @@ class Authenticator:
         for lookup in lookups:
             lookup.cancel()
         await asyncio.gather(*lookups, return_exceptions=True)
+        await self._retagger.close()
 
-    async def _find(self, public_id: str) -> _Known | None:
-        known = self._known.get(public_id)
+    async def _find(self, public_id: str) -> Known | None:
+        known = self._cache.known.get(public_id)
         now = self._clock.monotonic()
         if known is not None:
             if now < known.fresh_until:
@@ -136,9 +156,10 @@ class Authenticator:
             if self._is_unreachable:
                 self._probe(public_id, now)
                 return known
-        elif now < self._unknown.get(public_id, -math.inf):
+        elif self._cache.is_unknown(public_id, now):
             return None
         elif not self._may_ask(public_id, now):
+            self._on_lookup("refused")
             raise problem("SERVICE_UNAVAILABLE")
         answer = await self._answer(public_id)
         if answer.is_reached:
@@ -150,7 +171,8 @@ class Authenticator:
     def _may_ask(self, public_id: str, now: float) -> bool:
         """Say whether a key never seen before may cost a query now.
 
-        The bound keeps a flood of invented keys from queueing before the refresh of known ones.
+        The bound keeps a flood of keys that are no longer in the store from queueing before the
+        refresh of known ones.
         """
         if self._is_unreachable and now < self._next_probe_at:
             return False
@@ -172,39 +194,64 @@ class Authenticator:
         return _Answer(is_reached=False, known=None)
 
     def _lookup(self, public_id: str) -> asyncio.Task[_Answer]:
-        """Join the lookup of this key that is under way, or start one."""
+        """Join the lookup of this key that is under way, or start one.
+
+        One that has its answer is not joined, though its end is noted a turn of the loop later: news
+        may have come in between.
+        """
         lookup = self._lookups.get(public_id)
-        if lookup is None:
+        if lookup is None or lookup.done():
             lookup = asyncio.create_task(self._look_up(public_id), name="api key lookup")
             self._lookups[public_id] = lookup
-            lookup.add_done_callback(lambda _: self._lookups.pop(public_id))
+            lookup.add_done_callback(functools.partial(self._end_lookup, public_id))
         return lookup
 
+    def _end_lookup(self, public_id: str, lookup: asyncio.Task[_Answer]) -> None:
+        if self._lookups.get(public_id) is lookup:
+            del self._lookups[public_id]
+            self._overtaken.discard(public_id)
+
     async def _look_up(self, public_id: str) -> _Answer:
-        # Ages count from before the question: a revocation that crosses the answer is not missed.
-        asked_at = self._clock.monotonic()
         try:
-            record = await self._source.find_key(public_id)
+            record, asked_at = await self._ask(public_id)
         except ApiError:
+            self._on_lookup("unreachable")
             self._note_unreachable()
             return _Answer(is_reached=False, known=None)
         self._is_unreachable = False
+        self._on_lookup("known" if record is not None else "unknown")
         if record is None:
-            self._known.pop(public_id, None)
-            _keep(self._unknown, public_id, asked_at + UNKNOWN_FOR_S, limit=MAX_UNKNOWN)
+            self._cache.remember_unknown(public_id, asked_at + UNKNOWN_FOR_S)
             return _Answer(is_reached=True, known=None)
-        known = self._known_from(record, asked_at)
-        self._unknown.pop(public_id, None)
-        _keep(self._known, public_id, known, limit=MAX_KNOWN)
+        known = self._known_from(record, asked_at + KNOWN_FOR_S)
+        self._cache.remember(known)
         return _Answer(is_reached=True, known=known)
 
-    def _known_from(self, record: KeyRecord, asked_at: float) -> _Known:
-        before = self._known.get(record.public_id)
+    async def _ask(self, public_id: str) -> tuple[KeyRecord | None, float]:
+        """Return what is stored, and when it was asked for: nothing is known to have changed since.
+
+        News that comes while the question is under way may be about what the answer does not show
+        yet, so it is asked again. News without end gives the last answer, and minus infinity: whoever
+        waits for it has it, nobody after.
+        """
+        questions_left = MAX_QUESTIONS
+        while True:
+            self._overtaken.discard(public_id)
+            asked_at = self._clock.monotonic()
+            record = await self._source.find_key(public_id)
+            if public_id not in self._overtaken:
+                return record, asked_at
+            questions_left -= 1
+            if not questions_left:
+                return record, -math.inf
+
+    def _known_from(self, record: KeyRecord, fresh_until: float) -> Known:
+        before = self._cache.known.get(record.public_id)
         is_same_key = before is not None and equal(before.record.tag, record.tag)
-        return _Known(
+        return Known(
             record=record,
             principal=self._principal(record),
-            fresh_until=asked_at + KNOWN_FOR_S,
+            fresh_until=fresh_until,
             expires_at=record.expires_at.timestamp() if record.expires_at else math.inf,
             digest=before.digest if before is not None and is_same_key else None,
         )
@@ -219,7 +266,7 @@ class Authenticator:
             return None
         return Principal(record.client_id, record.mode, record.public_id, policy)
 
-    def _is_key_of(self, known: _Known, api_key: str) -> bool:
+    def _is_key_of(self, known: Known, api_key: str) -> bool:
         digest = self._digest(api_key)
         if known.digest is not None:
             return equal(known.digest, digest)
@@ -241,11 +288,3 @@ class Authenticator:
     def _note_unreachable(self) -> None:
         self._is_unreachable = True
         self._next_probe_at = self._clock.monotonic() + PROBE_EVERY_S
-
-
-def _keep(cache: dict[str, _Value], key: str, value: _Value, *, limit: int) -> None:
-    """Put the newest last and drop the oldest beyond the limit."""
-    cache.pop(key, None)
-    cache[key] = value
-    if len(cache) > limit:
-        del cache[next(iter(cache))]

@@ -16,6 +16,30 @@ class KeySource(Protocol):
         """Return the key and what matters of its client, revoked and expired ones too."""
         ...
 
+    async def retag_key(self, record: KeyRecord, *, auth_key_id: bytes, tag: bytes) -> bool:
+        """Put a key under another master: its slot, and the tag made under it (32 bytes).
+
+        False, and nothing is changed, unless what is stored is still `record`'s tag and the other
+        master became current later than the one it is under.
+        """
+        ...
+
+
+class KeyNewsReader(Protocol):
+    """Who is told when keys or clients change. Never waits, never raises."""
+
+    def invalidate(self, public_id: str) -> None:
+        """Take note that this key was made, changed, revoked or deleted."""
+        ...
+
+    def invalidate_client(self, client_id: str) -> None:
+        """Take note that this client was changed."""
+        ...
+
+    def invalidate_all(self) -> None:
+        """Take note that anything may have changed."""
+        ...
+
 
 class ClientStore(Protocol):
     """Where clients and their keys are kept."""

@@ -22,10 +22,11 @@ _Found = TypeVar("_Found", Client, ApiKey)
 
 
 class ClientService:
-    """The operator's side of clients.
+    """The operator's side of clients. The keyring must have this installation's index master.
 
     Every method raises ApiError: VALIDATION_ERROR for what is malformed or out of bounds, NOT_FOUND
     for a client or key that does not exist, SERVICE_UNAVAILABLE where the database does not answer.
+    How soon others follow: `postgres.listen`, and after 30 s at the latest.
     """
 
     def __init__(self, store: ClientStore, keyring: Keyring, default_policy: Policy, clock: Clock) -> None:
@@ -54,12 +55,12 @@ class ClientService:
         return await self._store.list_clients()
 
     async def set_policy(self, client_id: str, overrides: dict[str, object]) -> Client:
-        """Replace a client's overrides; running processes follow within 30 s."""
+        """Replace a client's overrides; running processes follow within a second."""
         merged_policy(self._default_policy, overrides)
         return _found(await self._store.set_policy(client_id, overrides), "client_id", client_id)
 
     async def suspend_client(self, client_id: str) -> Client:
-        """Refuse all its keys from now on; running processes follow within 30 s."""
+        """Refuse all its keys from now on; running processes follow within a second."""
         client = await self._store.set_status(client_id, "suspended")
         return _found(client, "client_id", client_id)
 
@@ -77,7 +78,7 @@ class ClientService:
         name = _checked_name(name) if name else ""
         self._check_expiry(expires_at)
         await self.get_client(client_id)
-        text = keys.make_key(mode)
+        text = keys.make_key(mode, self._keyring)
         master = self._keyring.current
         key = await self._store.insert_key(
             public_id=text[keys.PUBLIC_ID_SLICE],
@@ -96,7 +97,7 @@ class ClientService:
         return await self._store.list_keys(client_id)
 
     async def revoke_key(self, client_id: str, public_id: str) -> ApiKey:
-        """Revoke a key for good; running processes follow within 30 s. Twice is no error."""
+        """Revoke a key for good; running processes follow within a second. Twice is no error."""
         key = await self._store.revoke_key(client_id, public_id)
         return _found(key, "key_id", public_id)
 

@@ -29,8 +29,9 @@ from otpsvc import __version__
 from otpsvc.errors import CATALOGUE
 from otpsvc.http.auth import API_KEY_HEADER, CLIENT_ID_HEADER
 from otpsvc.http.problems import JSON, PROBLEM_JSON
-from otpsvc.http.v1 import wire
+from otpsvc.http.v1 import wire, wire_messages, wire_numbers
 
+BODY_ERRORS = ("VALIDATION_ERROR", "INVALID_JSON", "REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _COMMON_ERRORS = ("MISSING_AUTH_HEADERS", "INVALID_API_KEY", "INVALID_CLIENT_ID", "SERVICE_UNAVAILABLE")
 _SECURITY: dict[str, list[str]] = {"key": [], "client": []}
 _REF = "#/components/schemas/{name}"
@@ -74,6 +75,10 @@ _STRUCTS = (
     wire.VerifiedAnswer,
     wire.WrongAnswer,
     wire.OtpAnswer,
+    wire.OtpHistoryAnswer,
+    wire_messages.MessageAnswer,
+    wire_numbers.ForgetBody,
+    wire_numbers.ForgetAnswer,
 )
 
 

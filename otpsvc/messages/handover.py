@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any
 
-from otpsvc.faults import described
+from otpsvc.faults import described, hidden
 from otpsvc.senders.contract import (
     Accepted,
     OutboundMessage,
@@ -70,6 +70,7 @@ class Handover:
 
 
 async def _send(sender: Sender[Any], message: OutboundMessage) -> Outcome:
+    hidden.set((message.text, *_telling(message)))
     return await sender.send(message)
 
 
@@ -77,7 +78,7 @@ def _checked(answer: object, message: OutboundMessage) -> Outcome:
     """Believe only what the contract allows; structs do not check their fields by themselves."""
     match answer:
         case Accepted(provider_id, parts):
-            return Accepted(_provider_id(provider_id), parts if isinstance(parts, int) else None)
+            return Accepted(_provider_id(provider_id, message), parts if isinstance(parts, int) else None)
         case Rejected(kind, detail):
             return Rejected(_kind(kind), scrubbed(detail, message))
         case RetryLater(after_s, detail):
@@ -92,10 +93,12 @@ def _kind(value: object) -> RejectionKind:
     return value if isinstance(value, RejectionKind) else RejectionKind.GATEWAY_ERROR
 
 
-def _provider_id(value: object) -> str | None:
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_PROVIDER_ID_LENGTH:
+def _provider_id(value: object, message: OutboundMessage) -> str | None:
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_PROVIDER_ID_LENGTH or not value.isprintable():
         return None
-    return value if value.isprintable() else None
+    # A long id of digits may hold those of a code by chance. Where they stand alone, the gateway echoes.
+    echoes_code = not _codes(message).isdisjoint(re.findall(r"\d+", value))
+    return None if echoes_code or message.to.lstrip("+") in value else value
 
 
 def _pause_s(value: object) -> float:
@@ -110,5 +113,14 @@ def scrubbed(detail: object, message: OutboundMessage) -> str:
         return ""
     line = "".join(letter if letter.isprintable() else " " for letter in detail)[:_MAX_DETAIL_LENGTH]
     digits = re.sub(r"\D", "", line)
-    telling = [message.to.lstrip("+")[-_TELLING_DIGITS:], *re.findall(r"\d{4,}", message.text)]
-    return "" if any(run in digits for run in telling) or message.text in line else line
+    return "" if any(run in digits for run in _telling(message)) or message.text in line else line
+
+
+def _telling(message: OutboundMessage) -> set[str]:
+    """Give the digits that would tell who was sent what."""
+    return {message.to.lstrip("+")[-_TELLING_DIGITS:], *_codes(message)}
+
+
+def _codes(message: OutboundMessage) -> set[str]:
+    """Give whatever could be the code in the text."""
+    return set(re.findall(r"\d{4,}", message.text))

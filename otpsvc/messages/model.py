@@ -33,8 +33,9 @@ class ClaimedMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     `expires_at_ms` is the end of its code's life, `created_at_ms` its acceptance (both the store's clock, ms since
     1970), and `life_ms` what was left of that life at the claim: no worker's clock has a say in it. `tries` counts
-    leases, this one included. `is_uncertain` says that an earlier lease ran out without a word, so that a sender may
-    already have the message. `sealed` is opened by the worker alone.
+    leases, this one included. `begun_by` names the sender whose call was begun and whose outcome nobody recorded, so
+    that it may already have the message; where it is empty the message was surely not sent. `sealed` is opened by the
+    worker alone.
     """
 
     message_id: str
@@ -48,7 +49,7 @@ class ClaimedMessage(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_ms: int
     life_ms: int
     tries: int
-    is_uncertain: bool
+    begun_by: str
 
 
 class ClaimedBatch(msgspec.Struct, frozen=True):
@@ -56,3 +57,28 @@ class ClaimedBatch(msgspec.Struct, frozen=True):
 
     messages: list[ClaimedMessage]
     next_due_in_ms: int | None
+
+
+class MessageView(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be shown of a message to the client that caused it.
+
+    `to` and `text` are masked, and empty once the number was forgotten; `metadata` is JSON text, empty where none was
+    given. All times are ms since 1970 by the store's clock.
+    """
+
+    message_id: str
+    otp_id: str
+    status: str
+    channel: str
+    parts: int | None
+    to: str
+    text: str
+    reason: str | None
+    sender: str | None
+    tries: int
+    created_at: int
+    sent_at: int | None
+    delivered_at: int | None
+    ended_at: int | None
+    expires_at: int | None
+    metadata: str

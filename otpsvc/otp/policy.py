@@ -17,6 +17,11 @@ MIN_TTL_S, MAX_TTL_S = 60, 1800
 _PURPOSE = re.compile(PURPOSE_PATTERN)
 
 
+def is_purpose(word: str) -> bool:
+    """Say whether any client could use this word as a purpose."""
+    return _PURPOSE.match(word) is not None
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a client's verifications obey.
 
@@ -37,14 +42,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Say whether this client may use the purpose: on its own list, or well-formed where it has none."""
         if self.purposes is not None:
             return purpose in self.purposes
-        return _PURPOSE.match(purpose) is not None
+        return is_purpose(purpose)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What holds for every client alike, whatever its policy.
 
     `service_sends_per_hour` (0 = off) caps the codes of all clients together to one number. `queue_limit` is how many
-    messages may wait in one partition before `send` answers SERVICE_UNAVAILABLE.
+    messages may wait in one partition before `send` answers SERVICE_UNAVAILABLE, and `event_limit` how many events may
+    wait there to be written to PostgreSQL, with those that living OTPs still owe; `verify` may go a quarter beyond.
     """
 
     wrong_guesses_per_hour: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
@@ -52,4 +58,5 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     live_sessions: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
     service_sends_per_hour: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
     queue_limit: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 100_000
+    event_limit: Annotated[int, msgspec.Meta(ge=1000, le=10_000_000)] = 500_000
     idempotency_ttl_s: Annotated[int, msgspec.Meta(ge=60, le=7 * 86_400)] = 86_400

@@ -40,7 +40,6 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     now: int
     otp_id: str
     message_id: str
-    to: str
     purpose: str
     channel: str
     code_length: int
@@ -94,6 +93,13 @@ class StoredOtp(msgspec.Struct, frozen=True, kw_only=True):
     ttl_ms: int
 
 
+class Swept(NamedTuple):
+    """What one sweep of a partition saw: how many lives were over, and in how many ms the next one is (None: none)."""
+
+    n_seen: int
+    next_in_ms: int | None
+
+
 class Operation(NamedTuple):
     """A caller's Idempotency-Key and request, as fingerprints; both empty where the call has no key."""
 
@@ -110,11 +116,15 @@ class SendLimits(NamedTuple):
     address: str
     max_ceiling_sends: int | None
     queue_limit: int
+    event_limit: int
     idempotency_ms: int
 
 
 class SendCommand(NamedTuple):
-    """Everything the store needs to accept a new OTP. `to_index` is the number's blind index in hex."""
+    """Everything the store needs to accept a new OTP.
+
+    `to_index` is the number's blind index in hex, `text` the rendered text with the code masked.
+    """
 
     tenant: Tenant
     otp_id: OtpId
@@ -126,6 +136,7 @@ class SendCommand(NamedTuple):
     to_sealed: bytes
     metadata: str
     channel: str
+    text: str
     parts: int
     code_hash: str
     code_length: int
@@ -148,6 +159,7 @@ class ResendCommand(NamedTuple):
     purpose: str
     session: str
     channel: str
+    text: str
     parts: int
     code_hash: str
     sealed_text: bytes
@@ -169,6 +181,7 @@ class VerifyCommand(NamedTuple):
     code_length: int
     operation: str
     guess: str
+    event_limit: int
 
 
 class OtpStore(Protocol):
@@ -186,12 +199,20 @@ class OtpStore(Protocol):
         """Count and compare one guess."""
         ...
 
-    async def cancel(self, tenant: Tenant, otp_id: OtpId) -> Refusal | None:
+    async def cancel(self, tenant: Tenant, otp_id: OtpId, *, event_limit: int) -> Refusal | None:
         """End a pending OTP; None when it is cancelled."""
         ...
 
     async def get(self, tenant: Tenant, otp_id: OtpId) -> StoredOtp | None:
         """Read an OTP; None for an unknown one and for another owner's."""
+        ...
+
+
+class LifeStore(Protocol):
+    """Where lives end by themselves; raises ApiError SERVICE_UNAVAILABLE when the store cannot decide."""
+
+    async def sweep(self, partition: int, *, limit: int) -> Swept:
+        """Tell of up to `limit` OTPs of a partition whose life is over that they expired, each once."""
         ...
 
 

@@ -22,6 +22,7 @@ _CODES = {
     "resend_limit": "OTP_RESEND_LIMIT",
     "busy": "SERVICE_UNAVAILABLE",
     "not_found": "OTP_NOT_FOUND",
+    "fenced": "OTP_NOT_FOUND",
     "expired": "OTP_EXPIRED",
     "locked": "OTP_MAX_ATTEMPTS",
     "no_attempts": "OTP_MAX_ATTEMPTS",
@@ -50,7 +51,9 @@ def refusal_problem(refusal: Refusal, policy: Policy, limits: Limits) -> ApiErro
         details["status"] = refusal.otp_status
     if refusal.code_length is not None:
         details["code_length"] = refusal.code_length
-    return problem(_CODES[refusal.status], details=details, retry_after_s=retry_after_s, quota=quota)
+    return problem(
+        _CODES[refusal.status], details=details, retry_after_s=retry_after_s, quota=quota, reason=refusal.status
+    )
 
 
 def _quota(status: str, policy: Policy, limits: Limits) -> Quota | None:

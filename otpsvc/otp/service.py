@@ -6,7 +6,7 @@ never reads something and then decides on it: only the scripts do, atomically.
 """
 
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,7 +28,7 @@ from otpsvc.otp.model import (
     VerifyRequest,
     WrongGuess,
 )
-from otpsvc.otp.policy import MAX_CODE_LENGTH, MIN_CODE_LENGTH, Limits
+from otpsvc.otp.policy import MAX_CODE_LENGTH, MIN_CODE_LENGTH, Limits, is_purpose
 from otpsvc.otp.ports import (
     Accepted,
     Operation,
@@ -46,6 +46,16 @@ from otpsvc.otp.ports import (
 from otpsvc.otp.refusals import refusal_problem
 
 CHANNEL = "sms"
+MASK = "\N{BULLET}"
+
+
+class NewCode(NamedTuple):
+    """What is kept of a code: its hash, its sealed message, the text with the code masked, how many SMS it takes."""
+
+    hash: str
+    sealed_text: bytes
+    masked_text: str
+    parts: int
 
 
 class OtpService:
@@ -66,6 +76,8 @@ class OtpService:
         self._hasher = hasher
         self._texts = texts
         self._limits = limits
+        # What guesses write is bounded by the codes that were sent, and a person with a code in hand goes first.
+        self._verify_event_limit = limits.event_limit * 5 // 4
         self._partitions = partitions
 
     async def send(self, caller: Principal, request: SendRequest, idempotency_key: str | None = None) -> SentOtp:
@@ -93,9 +105,7 @@ class OtpService:
         message_id = new_message_id(partition=otp_id.partition)
         masked = phone.mask(to)
         recipient = SealedRecipient(to, request.template, fields.locale(request.locale))
-        code_hash, sealed_text, parts = await self._new_code(
-            tenant, otp_id, message_id.text, recipient, code_length, ttl_s
-        )
+        code = await self._new_code(tenant, otp_id, message_id.text, recipient, code_length, ttl_s)
         outcome = await self._store.send(
             SendCommand(
                 tenant=tenant,
@@ -108,10 +118,11 @@ class OtpService:
                 to_sealed=self._seal(recipient, otp_id.text, tenant, otp_id.text),
                 metadata=metadata,
                 channel=CHANNEL,
-                parts=parts,
-                code_hash=code_hash,
+                text=code.masked_text,
+                parts=code.parts,
+                code_hash=code.hash,
                 code_length=code_length,
-                sealed_text=sealed_text,
+                sealed_text=code.sealed_text,
                 ttl_ms=ttl_s * 1000,
                 max_attempts=policy.max_attempts,
                 max_wrong_guesses=self._limits.wrong_guesses_per_hour,
@@ -139,7 +150,7 @@ class OtpService:
             raise problem("OTP_NOT_FOUND")
         recipient = self._unseal(stored.to_sealed, tenant, otp_id.text)
         message_id = new_message_id(partition=otp_id.partition)
-        code_hash, sealed_text, parts = await self._new_code(
+        code = await self._new_code(
             tenant, otp_id, message_id.text, recipient, stored.code_length, stored.ttl_ms // 1000
         )
         outcome = await self._store.resend(
@@ -151,9 +162,10 @@ class OtpService:
                 purpose=stored.purpose,
                 session=stored.session,
                 channel=stored.channel,
-                parts=parts,
-                code_hash=code_hash,
-                sealed_text=sealed_text,
+                text=code.masked_text,
+                parts=code.parts,
+                code_hash=code.hash,
+                sealed_text=code.sealed_text,
                 grace_ms=policy.grace_s * 1000,
                 max_resends=policy.max_resends,
                 limits=limits,
@@ -175,8 +187,8 @@ class OtpService:
         if guess is None or not MIN_CODE_LENGTH <= len(guess) <= MAX_CODE_LENGTH:
             raise problem("INVALID_OTP_FORMAT")
         session = self._session(tenant, request.session)
-        if request.purpose == "":
-            # Not a word that any OTP could have; to the store an empty one would mean that none was sent.
+        if request.purpose is not None and not is_purpose(request.purpose):
+            # No OTP could have it. The store would take an empty one for none, and show any other in its logs.
             raise problem("OTP_NOT_FOUND")
         to_index = self._index(_normalised(request.to)) if request.to is not None else ""
         otp_id = _parsed(request.otp_id)
@@ -196,6 +208,7 @@ class OtpService:
                 code_length=len(guess),
                 operation=master.fingerprint_of("operation", *tenant, operation),
                 guess=master.fingerprint_of("guess", otp_id.text, guess),
+                event_limit=self._verify_event_limit,
             )
         )
         if isinstance(outcome, Refusal):
@@ -218,7 +231,8 @@ class OtpService:
 
         Raises ApiError: OTP_NOT_FOUND, OTP_NOT_PENDING (its details say what it is), SERVICE_UNAVAILABLE.
         """
-        refusal = await self._store.cancel(Tenant(caller.client_id, caller.mode), self._known(otp_id))
+        tenant = Tenant(caller.client_id, caller.mode)
+        refusal = await self._store.cancel(tenant, self._known(otp_id), event_limit=self._verify_event_limit)
         if refusal is not None:
             raise refusal_problem(refusal, caller.policy, self._limits)
         return await self.get(caller, otp_id)
@@ -257,11 +271,8 @@ class OtpService:
         recipient: SealedRecipient,
         length: int,
         ttl_s: int,
-    ) -> tuple[str, bytes, int]:
-        """Make a code; give its hash, its sealed message and how many SMS that takes.
-
-        The code itself does not leave this function.
-        """
+    ) -> NewCode:
+        """Make a code; give all that may be known of it. The code itself does not leave this function."""
         code = new_code(length)
         rendered = self._texts.render(
             code=code,
@@ -272,7 +283,13 @@ class OtpService:
         )
         code_hash = await self._hasher.hash(otp_id, client_id=tenant.client_id, mode=tenant.mode, code=code)
         content = Content(recipient.to, rendered.text)
-        return code_hash, self._seal(content, message_id, tenant, message_id, CHANNEL), rendered.parts
+        return NewCode(
+            hash=code_hash,
+            sealed_text=self._seal(content, message_id, tenant, message_id, CHANNEL),
+            # Wherever else in the text the same digits stand, they go too.
+            masked_text=rendered.text.replace(code, MASK * length),
+            parts=rendered.parts,
+        )
 
     def _seal(self, content: msgspec.Struct, record_id: str, tenant: Tenant, *bound_to: str) -> bytes:
         plain = msgspec.msgpack.encode(content)
@@ -323,7 +340,7 @@ class OtpService:
             return SentOtp(
                 otp_id=outcome.otp_id,
                 message_id=outcome.message_id,
-                to=outcome.to,
+                to=to,
                 purpose=outcome.purpose,
                 status=outcome.status,
                 channel=outcome.channel,
@@ -356,6 +373,7 @@ class OtpService:
             address=address,
             max_ceiling_sends=self._limits.service_sends_per_hour or None,
             queue_limit=self._limits.queue_limit,
+            event_limit=self._limits.event_limit,
             idempotency_ms=self._limits.idempotency_ttl_s * 1000,
         )
 

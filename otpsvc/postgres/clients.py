@@ -95,6 +95,18 @@ class PostgresClients:
             policy=_overrides(row["policy"]),
         )
 
+    async def retag_key(self, record: KeyRecord, *, auth_key_id: bytes, tag: bytes) -> bool:
+        """Put a key under another master; False if its tag has changed or that master came earlier."""
+        moved = await self._database.value(
+            _queries.retag_key,
+            public_id=record.public_id,
+            old_auth_key_id=record.auth_key_id,
+            old_tag=record.tag,
+            auth_key_id=auth_key_id,
+            tag=tag,
+        )
+        return moved is not None
+
 
 def _client(row: asyncpg.Record) -> Client:
     return Client(

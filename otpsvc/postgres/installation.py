@@ -11,12 +11,6 @@ from otpsvc.postgres.pool import Database
 _queries = queries.load("installation")
 
 
-async def recorded_index_key_id(database: Database) -> str | None:
-    """Return which key indexes the numbers of this installation, None before its first start."""
-    row = await database.one(_queries.installation)
-    return str(row["index_key_id"]) if row is not None else None
-
-
 async def check_installation(database: Database, *, partitions: int, index_key_id: str) -> None:
     """Record the facts at the first start; raise ConfigurationError at a later one with others."""
     await database.execute(_queries.record_installation, partitions=partitions, index_key_id=index_key_id)

@@ -24,19 +24,22 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyn
 
 _log = logging.getLogger(__name__)
 
-# What means "not now" rather than "this statement is wrong". The standard's classes 08, 28, 3D, 53
-# and 57, a standby that was asked to write, and what loses a race for locks.
+# What means "not now" rather than "this statement is wrong". The standard's classes 08, 28, 3D, 53,
+# 55 and 57, a standby that was asked to write, a right that this user lacks or has lost, and what
+# loses a race for locks.
 _UNREACHABLE = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # for one, a connection that the server has just ended
     asyncpg.PostgresConnectionError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.LockNotAvailableError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
 )
@@ -60,6 +63,29 @@ def _drop_traceback(record: logging.LogRecord) -> bool:
 logging.getLogger("asyncpg.pool").addFilter(_drop_traceback)
 
 
+class Session:
+    """Runs named queries one after the other on one connection, as `Database` does on any."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def one(self, query: Query, **parameters: object) -> asyncpg.Record | None:
+        """Return the row, or None."""
+        return await self._connection.fetchrow(query.sql, *_arguments("one", query, parameters))
+
+    async def many(self, query: Query, **parameters: object) -> list[asyncpg.Record]:
+        """Return all rows."""
+        return await self._connection.fetch(query.sql, *_arguments("many", query, parameters))
+
+    async def value(self, query: Query, **parameters: object) -> Any:
+        """Return the first column of the row, or None."""
+        return await self._connection.fetchval(query.sql, *_arguments("value", query, parameters))
+
+    async def execute(self, query: Query, **parameters: object) -> None:
+        """Run a statement that answers no rows."""
+        await self._connection.execute(query.sql, *_arguments("exec", query, parameters))
+
+
 class Database:
     """Runs named queries; raises SERVICE_UNAVAILABLE where PostgreSQL does not answer in time.
 
@@ -70,34 +96,56 @@ class Database:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", *, timeout_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
+        self._is_failing = False
 
     async def one(self, query: Query, **parameters: object) -> asyncpg.Record | None:
         """Return the row, or None."""
-        row: asyncpg.Record | None = await self._run("one", query, parameters)
-        return row
+        async with self.session(query.name) as session:
+            return await session.one(query, **parameters)
 
     async def many(self, query: Query, **parameters: object) -> list[asyncpg.Record]:
         """Return all rows."""
-        rows: list[asyncpg.Record] = await self._run("many", query, parameters)
-        return rows
+        async with self.session(query.name) as session:
+            return await session.many(query, **parameters)
 
     async def value(self, query: Query, **parameters: object) -> Any:
         """Return the first column of the row, or None."""
-        return await self._run("value", query, parameters)
+        async with self.session(query.name) as session:
+            return await session.value(query, **parameters)
 
     async def execute(self, query: Query, **parameters: object) -> None:
         """Run a statement that answers no rows."""
-        await self._run("exec", query, parameters)
+        async with self.session(query.name) as session:
+            await session.execute(query, **parameters)
+
+    @contextlib.asynccontextmanager
+    async def session(self, purpose: str) -> AsyncIterator[Session]:
+        """Lend one connection to queries that belong together; each is a transaction of its own."""
+        async with self.borrowed_connection(purpose) as connection:
+            yield Session(connection)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, purpose: str) -> AsyncIterator[Session]:
+        """Run queries in one transaction, committed at the end of the block, undone if it raises.
+
+        A commit whose answer is lost raises SERVICE_UNAVAILABLE too: what was written may be there or not.
+        """
+        async with self.borrowed_connection(purpose) as connection, connection.transaction():
+            yield Session(connection)
 
     @contextlib.asynccontextmanager
     async def borrowed_connection(self, purpose: str) -> AsyncIterator[Connection]:
-        """Lend a connection to what is no single query; `purpose` names it in the log."""
+        """Lend a connection to what is no named query; `purpose` names it in the log, where an outage is one line."""
         try:
             async with self._pool.acquire(timeout=self._timeout_s) as connection:
                 yield connection
         except _UNREACHABLE as error:
-            _log.warning("PostgreSQL did not serve %s: %s", purpose, type(error).__name__)
+            level = logging.DEBUG if self._is_failing else logging.WARNING
+            self._is_failing = True
+            _log.log(level, "PostgreSQL did not serve %s: %s", purpose, type(error).__name__)
             raise problem("SERVICE_UNAVAILABLE") from None
+        else:
+            self._is_failing = False
 
     async def close(self) -> None:
         """Close all connections, by force after five seconds."""
@@ -106,20 +154,11 @@ class Database:
         except TimeoutError:
             self._pool.terminate()
 
-    async def _run(self, cardinality: Cardinality, query: Query, parameters: dict[str, object]) -> Any:
-        if query.cardinality != cardinality:
-            raise TypeError(f"query {query.name} answers {query.cardinality}, not {cardinality}")
-        arguments = query.arguments(parameters)
-        async with self.borrowed_connection(query.name) as connection:
-            match cardinality:
-                case "one":
-                    return await connection.fetchrow(query.sql, *arguments)
-                case "many":
-                    return await connection.fetch(query.sql, *arguments)
-                case "value":
-                    return await connection.fetchval(query.sql, *arguments)
-                case "exec":
-                    return await connection.execute(query.sql, *arguments)
+
+def _arguments(cardinality: Cardinality, query: Query, parameters: dict[str, object]) -> list[object]:
+    if query.cardinality != cardinality:
+        raise TypeError(f"query {query.name} answers {query.cardinality}, not {cardinality}")
+    return query.arguments(parameters)
 
 
 async def open_database(
@@ -137,6 +176,8 @@ async def open_database(
                 "application_name": "otpsvc",
                 "timezone": "UTC",
                 "statement_timeout": str(int(timeout_s * 1000)),
+                # A plan made for any day would open and lock the tables of all days, at every run.
+                "plan_cache_mode": "force_custom_plan",
             },
         )
     except START_FAILURES as error:

@@ -8,16 +8,21 @@ middle of a batch is thrown away, never read on.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from otpsvc.redis.connections import BoundedPool
+from otpsvc.redis.durability import Barrier
+from otpsvc.redis.outages import is_from_replica
+
 MAX_BATCH = 256
+# A lane that waits for the disk is held for up to a second, and more calls have come by then.
+MAX_DURABLE_BATCH = 2048
 MAX_WAITING = 10_000  # beyond this the server is not keeping up, and waiting longer helps nobody
 
 Value = str | bytes | int
@@ -30,14 +35,17 @@ class _Call(NamedTuple):
 
 
 class Batches:
-    """Runs commands over `lanes` connections of a pool. A call that was not sent within `timeout_s` fails unsent."""
+    """Runs commands over `lanes` connections of a pool. A call that was not sent within `timeout_s` fails unsent.
 
-    def __init__(self, pool: ConnectionPool, *, lanes: int, timeout_s: float) -> None:
+    With a `barrier`, nobody is answered before the whole batch has passed it.
+    """
+
+    def __init__(self, pool: BoundedPool, *, lanes: int, timeout_s: float, barrier: Barrier | None = None) -> None:
         self._pool = pool
-        # The library leaves this method without types.
-        self._connection: Callable[[], Awaitable[AbstractConnection]] = pool.get_connection
         self._free_lanes = lanes
         self._timeout_s = timeout_s
+        self._barrier = barrier
+        self._max_batch = MAX_DURABLE_BATCH if barrier else MAX_BATCH
         self._waiting: deque[_Call] = deque()
         self._is_flush_due = False
         self._running: set[asyncio.Task[None]] = set()
@@ -65,7 +73,7 @@ class Batches:
         now = asyncio.get_running_loop().time()
         while self._waiting and self._free_lanes:
             batch: list[_Call] = []
-            while self._waiting and len(batch) < MAX_BATCH:
+            while self._waiting and len(batch) < self._max_batch:
                 call = self._waiting.popleft()
                 if call.answer.done():
                     continue
@@ -87,32 +95,50 @@ class Batches:
 
     async def _run(self, batch: list[_Call]) -> None:
         try:
-            connection = await self._connection()
+            connection = await self._pool.acquire()
         except (RedisError, OSError) as error:
             _fail(batch, error)
             return
         except BaseException:
             _fail(batch, RedisConnectionError("closed"))
             raise
+        is_kept = False
         try:
-            await connection.send_packed_command([call.packed for call in batch], check_health=False)
-            for call in batch:
-                try:
-                    reply = await connection.read_response()
-                except ResponseError as error:
-                    _answer(call, error)
-                else:
-                    _answer(call, reply)
+            is_kept = await self._exchange(connection, batch)
         except (RedisError, OSError) as error:
-            await connection.disconnect()
             _fail(batch, error)
         except BaseException:
             # The loop is ending in the middle of a batch: nobody may read what is left of its replies.
-            await connection.disconnect()
             _fail(batch, RedisConnectionError("closed"))
             raise
         finally:
+            if not is_kept:
+                await connection.disconnect(nowait=True)
             await self._pool.release(connection)
+
+    async def _exchange(self, connection: AbstractConnection, batch: list[_Call]) -> bool:
+        """Write a batch and give each call its reply; say whether the connection leads to a primary."""
+        end = self._barrier.packed if self._barrier else ()
+        await connection.send_packed_command([*(call.packed for call in batch), *end], check_health=False)
+        is_primary = True
+        held: list[tuple[_Call, object]] = []
+        for call in batch:
+            try:
+                # A server that loads its data says so to each call, and may be done before the last: it is read on.
+                reply = await connection.read_response(disconnect_on_error=False)
+            except (ResponseError, BusyLoadingError) as error:
+                is_primary = is_primary and not is_from_replica(error)
+                _answer(call, error)
+            else:
+                if self._barrier:
+                    held.append((call, reply))
+                else:
+                    _answer(call, reply)
+        if self._barrier:
+            await self._barrier.passed(connection)
+        for call, reply in held:
+            _answer(call, reply)
+        return is_primary
 
 
 def _answer(call: _Call, reply: object) -> None:

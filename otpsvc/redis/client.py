@@ -1,28 +1,20 @@
-"""The connection to Redis or Valkey: time-outs, running scripts, one translation of errors.
+"""The store as a client sees it: scripts and commands, tried again where that is safe, one translation of errors.
 
 Every script decides under an operation's own id, so that running it again after a lost connection is harmless: the
 second run finds the first one's work and gives its answer. That is why, and the only reason why, this client retries.
 """
 
 import asyncio
-import logging
-from collections.abc import Mapping
-from typing import Any
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
-import redis.asyncio as redis_asyncio
-from redis.asyncio.connection import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.client import Redis
 from redis.exceptions import (
-    AuthenticationError,
-    ClusterDownError,
-    MasterDownError,
+    BusyLoadingError,
     NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
     RedisError,
     ResponseError,
-    TryAgainError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -33,107 +25,134 @@ from redis.exceptions import (
 
 from otpsvc.errors import ApiError, ConfigurationError, problem
 from otpsvc.redis.batches import Batches, Value
+from otpsvc.redis.connections import StoreAddress
+from otpsvc.redis.durability import Barrier, Durability
+from otpsvc.redis.fitness import check_fitness
+from otpsvc.redis.outages import Outages, kind_of, refusal_word
 from otpsvc.redis.scripts import Script, load
+from otpsvc.redis.sentinel import is_refusal
 
-log = logging.getLogger(__name__)
-
-_MINIMUM = {"redis": (7, 0), "valkey": (7, 2)}
-# With these the server says that it ran nothing: the same call may go again (ARCHITECTURE, Redis). The library has a
-# class for some and cuts the word off their text; the others come with their word in front.
-_NOTHING_RAN = (
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TryAgainError,
-)
-_NOTHING_RAN_WORDS = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ", "OOM ", "READONLY ")
 _RETRY_WITHIN_S = 0.2
 _RETRY_PAUSE_S = 0.02
+_Reply = TypeVar("_Reply")
 
 
 class RedisClient:
-    """A few connections to one server and the scripts run over them.
+    """A few connections to one primary and the scripts run over them.
 
     `max_connections` is how many batches may be under way; `timeout_s` bounds connecting, sending and each reply.
+    `durable` makes the calls that ask for it wait for the disk, on lanes of their own; `barrier_key` is a name that
+    these may write to. `on_outage` gets one word for each call that the store failed: `refused`, `timeout`, `not_kept`
+    or `lost`.
+
+    Raises ConfigurationError for an address that is none.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, max_connections: int) -> None:
-        options: dict[str, Any] = {"protocol": 2, "socket_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
-        if not url.startswith("unix:"):
-            options["socket_connect_timeout"] = timeout_s
-            options["socket_keepalive"] = True
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        max_connections: int,
+        durable: Durability | None = None,
+        barrier_key: str = "",
+        on_outage: Callable[[str], None] | None = None,
+    ) -> None:
+        if durable is not None and not barrier_key:
+            raise ValueError("durable calls need a barrier_key")
         self._timeout_s = timeout_s
-        self._pool = ConnectionPool.from_url(url, **options)
+        self._durability = durable
+        self._address = StoreAddress(url, timeout_s=timeout_s)
+        self._pool = self._address.pool()
+        # A blocking command waits for longer than any answer may take.
+        self._waiting_pool = self._address.pool(is_for_waiting=True)
+        self._redis = Redis(connection_pool=self._pool)
         self._batches = Batches(self._pool, lanes=max_connections, timeout_s=timeout_s)
-        self._redis = redis_asyncio.Redis(connection_pool=self._pool)
-        # A blocking pop waits for longer than any answer may take, so it has connections without a read time-out.
-        self._waiting_pool = ConnectionPool.from_url(url, **options | {"socket_timeout": None})
-        self._waiting = redis_asyncio.Redis(connection_pool=self._waiting_pool)
+        self._durable_batches = self._batches
+        if durable is not None:
+            self._durable_batches = Batches(
+                self._pool,
+                lanes=max_connections,
+                timeout_s=timeout_s + durable.timeout_s,
+                barrier=Barrier(barrier_key, durable, timeout_s=timeout_s),
+            )
+        self._outages = Outages(on_outage)
 
     async def close(self) -> None:
         """Let the commands under way end, then close every connection."""
         await self._batches.close()
-        for client, pool in ((self._redis, self._pool), (self._waiting, self._waiting_pool)):
-            await client.aclose()
-            await pool.disconnect()
+        await self._durable_batches.close()
+        for pool in (self._pool, self._waiting_pool, self._address):
+            # One that does not close in time is closed all the same.
+            with contextlib.suppress(RedisError, OSError):
+                await (pool.close() if isinstance(pool, StoreAddress) else pool.disconnect())
 
-    async def check_server(self, *, needs_append_only: bool = True) -> None:
+    async def check_server(self, *, needs_append_only: bool = True, is_fenced: bool = False) -> None:
         """Refuse a server that cannot keep the rules; raises ConfigurationError, or ApiError if it is out of reach.
 
         `needs_append_only` wants the append-only file: without it a restart hands back attempts and used codes.
+        `is_fenced` wants scripts to see which primary they run on.
         """
         try:
-            info = await self._redis.info()
-            # A managed server may forbid CONFIG: then its INFO alone must say that it does not evict.
-            policy = info.get("maxmemory_policy", "noeviction")
+            await check_fitness(
+                self._redis, needs_append_only=needs_append_only, is_fenced=is_fenced, durability=self._durability
+            )
         except RedisError as error:
-            # While it connects, the library reports a wrong password as a lost connection.
-            refusals = (AuthenticationError, ResponseError)
-            if isinstance(error, refusals) or isinstance(error.__cause__, refusals):
-                raise ConfigurationError(f"redis.url: the server refuses us: {error}") from error
-            raise _unavailable(error) from error
-        product = "valkey" if "valkey_version" in info else "redis"
-        version = str(info.get(f"{product}_version", "0"))
-        if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM[product]:
-            least = ".".join(map(str, _MINIMUM[product]))
-            raise ConfigurationError(f"redis.url: {product} {version} is too old, {least} is the oldest that works")
-        if info.get("redis_mode") == "cluster" or info.get("cluster_enabled"):
-            raise ConfigurationError("redis.url: Redis Cluster is not supported yet; use a single node")
-        if policy != "noeviction":
-            raise ConfigurationError(
-                f"redis.url: maxmemory-policy is {policy}, which would forget attempts and limits; set noeviction"
-            )
-        if needs_append_only and not info.get("aof_enabled"):
-            raise ConfigurationError(
-                "redis.url: the append-only file is off, so that a restart would hand back attempts and used codes: "
-                'set appendonly yes, or redis.persistence = "unchecked" if the server keeps its writes otherwise'
-            )
-        if replicas := info.get("connected_slaves"):
-            log.warning("the store has %s replicas: a promotion can hand back attempts (SECURITY.md)", replicas)
+            cause: BaseException | None = error
+            while cause is not None:
+                if is_refusal(cause) and not refusal_word(cause):
+                    raise ConfigurationError(f"redis.url: the server refuses us: {cause}") from error
+                cause = cause.__cause__
+            # Whoever starts says it himself, in one line.
+            raise problem("SERVICE_UNAVAILABLE", reason=f"store_{kind_of(error)}") from error
 
     async def ping(self) -> None:
         """Return if the server answers; raises ApiError SERVICE_UNAVAILABLE."""
-        try:
-            await self._batches.execute("PING")
-        except RedisError as error:
-            raise _unavailable(error) from error
+        await self.command("PING")
 
     async def pop_token(self, name: str, timeout_s: float) -> bool:
         """Wait on a list for up to `timeout_s`; say whether a token came. Raises ApiError SERVICE_UNAVAILABLE."""
-        try:
-            async with asyncio.timeout(timeout_s + self._timeout_s):
-                popped = await self._waiting.blpop([name], timeout=max(timeout_s, 0.001))
-        except (RedisError, TimeoutError) as error:
-            raise _unavailable(error) from error
-        return popped is not None
+        wait_s = max(timeout_s, 0.001)  # nought would be for ever
+        return await self.waiting_command("BLPOP", name, f"{wait_s:.3f}", timeout_s=wait_s) is not None
+
+    async def command(self, *parts: Value, is_repeatable: bool = True) -> Any:
+        """Run one command that does not block; give its reply as it comes, texts as bytes.
+
+        Is tried again as a script is. Raises ApiError SERVICE_UNAVAILABLE, the library's ResponseError for a command
+        that the server does not take.
+        """
+        return await self._decided(lambda: self._batches.execute(*parts), is_repeatable=is_repeatable)
+
+    async def waiting_command(self, *parts: Value, timeout_s: float) -> Any:
+        """Run one command that blocks for up to `timeout_s` by its own words, on a connection of its own.
+
+        It is not tried again once its answer is lost: what it took from a list or a stream is gone with it. Raises as
+        `command` does.
+        """
+
+        async def wait() -> Any:
+            try:
+                async with asyncio.timeout(timeout_s + self._timeout_s):
+                    return await self._waiting_pool.execute(*parts)
+            except TimeoutError:
+                raise RedisTimeoutError("the wait did not end in time") from None
+
+        return await self._decided(wait, is_repeatable=False)
 
     async def run(
-        self, name: str, keys: Mapping[str, str], args: Mapping[str, Value], *, is_repeatable: bool = True
+        self,
+        name: str,
+        keys: Mapping[str, str],
+        args: Mapping[str, Value],
+        *,
+        is_repeatable: bool = True,
+        is_durable: bool = False,
     ) -> tuple[str, list[Any]]:
         """Run a script by name with its KEYS and ARGV by name; give its status and the values behind it.
 
         `is_repeatable` False leaves a lost connection to the caller, who has to know that the answer was lost.
+        `is_durable` answers only when what the script wrote or found is kept, if this client was made to wait for that;
+        a call that is refused because it is not kept may have been done.
 
         Raises ApiError SERVICE_UNAVAILABLE when the store cannot decide, KeyError for an input that is not given.
         """
@@ -141,36 +160,42 @@ class RedisClient:
         if len(keys) != len(script.keys) or len(args) != len(script.args):
             raise KeyError(f"{name} takes {script.keys} and {script.args}")
         inputs = [*(keys[key] for key in script.keys), *(args[arg] for arg in script.args)]
+        batches = self._durable_batches if is_durable else self._batches
+        reply = await self._decided(lambda: _evaluate(batches, script, inputs), is_repeatable=is_repeatable)
+        return reply[0].decode(), reply[1:]
+
+    async def _decided(self, call: Callable[[], Awaitable[_Reply]], *, is_repeatable: bool) -> _Reply:
+        """Make a call until the store decides it, as long and as often as that is safe."""
         deadline = asyncio.get_running_loop().time() + _RETRY_WITHIN_S
         is_second_try = False
         while True:
             try:
-                reply = await self._evaluate(script, inputs)
-            except ResponseError as error:
-                # Nothing ran: not at all on these answers, and on a broken contract nobody retries.
-                if not isinstance(error, _NOTHING_RAN) and not str(error).startswith(_NOTHING_RAN_WORDS):
+                reply = await call()
+            except (ResponseError, BusyLoadingError) as error:
+                # On a broken contract nobody retries.
+                if refusal_word(error) is None:
                     raise
                 if asyncio.get_running_loop().time() > deadline:
-                    raise _unavailable(error) from error
+                    raise self._unavailable(error) from error
                 await asyncio.sleep(_RETRY_PAUSE_S)
-            except RedisTimeoutError as error:
-                raise _unavailable(error) from error
             except RedisConnectionError as error:
                 if is_second_try or not is_repeatable:
-                    raise _unavailable(error) from error
+                    raise self._unavailable(error) from error
                 is_second_try = True
+            except (RedisError, OSError) as error:
+                raise self._unavailable(error) from error
             else:
-                return reply[0].decode(), reply[1:]
+                self._outages.succeeded()
+                return reply
 
-    async def _evaluate(self, script: Script, inputs: list[Value]) -> list[Any]:
-        try:
-            reply = await self._batches.execute("EVALSHA", script.sha, len(script.keys), *inputs)
-        except NoScriptError:
-            reply = await self._batches.execute("EVAL", script.text, len(script.keys), *inputs)
-        return list(reply)
+    def _unavailable(self, error: Exception) -> ApiError:
+        kind = self._outages.failed(error)
+        return problem("SERVICE_UNAVAILABLE", reason=f"store_{kind}")
 
 
-def _unavailable(error: Exception) -> ApiError:
-    # The text of a client error can hold what was sent; its kind is enough.
-    log.warning("the store did not answer: %s", type(error).__name__)
-    return problem("SERVICE_UNAVAILABLE")
+async def _evaluate(batches: Batches, script: Script, inputs: list[Value]) -> list[Any]:
+    try:
+        reply = await batches.execute("EVALSHA", script.sha, len(script.keys), *inputs)
+    except NoScriptError:
+        reply = await batches.execute("EVAL", script.text, len(script.keys), *inputs)
+    return list(reply)

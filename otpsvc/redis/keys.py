@@ -26,14 +26,22 @@ TABLE = (
         "hash",
         "one OTP: owner, code hashes, attempts, status, times, sealed number",
         "until 15 min after its end",
-        ("otp_send", "otp_resend", "otp_verify", "otp_cancel"),
+        ("otp_send", "otp_resend", "otp_verify", "otp_cancel", "otp_sweep", "number_forget"),
     ),
     KeySpec(
         "{pNN}:msg:<message_id>",
         "hash",
-        "one message: owner, OTP, status, lease token, tries",
+        "one message: owner, OTP, status, masked text, lease token, tries, the sender that was begun",
         "a day past its code's end; 15 min once final",
-        ("otp_send", "otp_resend", "otp_cancel", "message_claim", "message_settle"),
+        (
+            "otp_send",
+            "otp_resend",
+            "otp_cancel",
+            "message_claim",
+            "message_begin",
+            "message_settle",
+            "number_forget",
+        ),
     ),
     KeySpec(
         "{pNN}:sealed:<message_id>",
@@ -47,7 +55,7 @@ TABLE = (
         "hash",
         "session fingerprint -> living OTP and its end",
         "30 min after the last send: no code lives longer",
-        ("otp_send", "otp_resend", "otp_verify", "otp_cancel"),
+        ("otp_send", "otp_resend", "otp_verify", "otp_cancel", "number_forget"),
     ),
     KeySpec(
         "{pNN}:cooldown:<client>:<mode>:<to>:<purpose>:<session>",
@@ -82,7 +90,15 @@ TABLE = (
         "zset",
         "message id -> when it is next due (codes)",
         "bounded by queue_limit",
-        ("otp_send", "otp_resend", "otp_cancel", "message_claim", "message_settle"),
+        ("otp_send", "otp_resend", "otp_cancel", "message_claim", "message_settle", "number_forget"),
+        is_bounded=True,
+    ),
+    KeySpec(
+        "{pNN}:ends",
+        "zset",
+        "OTP, client and mode -> when its life is over",
+        "bounded by event_limit",
+        ("otp_send", "otp_resend", "otp_verify", "otp_cancel", "otp_sweep", "number_forget"),
         is_bounded=True,
     ),
     KeySpec(
@@ -90,15 +106,32 @@ TABLE = (
         "list",
         "at most one token: new work is due",
         "1 min",
-        ("otp_send", "otp_resend", "message_claim", "message_settle"),
+        ("otp_send", "otp_resend", "message_claim", "message_settle", "message_wake"),
     ),
     KeySpec(
         "{pNN}:events",
         "stream",
-        "what happened, in order",
-        "bounded: the newest hundred thousand",
-        ("otp_send", "otp_resend", "otp_verify", "otp_cancel"),
+        "what happened and is not yet in PostgreSQL",
+        "bounded by event_limit",
+        (
+            "otp_send",
+            "otp_resend",
+            "otp_verify",
+            "otp_cancel",
+            "otp_sweep",
+            "message_claim",
+            "message_settle",
+            "number_forget",
+            "events_acknowledge",
+        ),
         is_bounded=True,
+    ),
+    KeySpec(
+        "barrier",
+        "string",
+        "nothing: the last write of a batch that must be on disk (durable_send)",
+        "1 min",
+        (),
     ),
     KeySpec(
         "{c:<client>}:idem:<mode>:<key>",
@@ -131,6 +164,7 @@ class PartitionKeys:
         self.fails_base = base + "fails:"
         self.ceiling_base = base + "ceiling:"
         self.due = base + "due"
+        self.ends = base + "ends"
         self.wake = base + "wake"
         self.events = base + "events"
 
@@ -140,6 +174,7 @@ class Keys:
 
     def __init__(self, prefix: str, partitions: int) -> None:
         self._prefix = prefix
+        self.barrier = f"{prefix}:barrier"
         self.partitions = tuple(PartitionKeys(prefix, number) for number in range(partitions))
 
     def idempotency(self, client_id: str, mode: str, key: str) -> str:

@@ -1,11 +1,14 @@
-"""The message queue of one partition: the due-set, leases and what a worker records. Decided in the scripts."""
+"""Messages in the store: the queue of a partition with its leases, and one message as its owner may see it.
+
+Decided in the scripts.
+"""
 
 from typing import Any
 
-from otpsvc.ids import random_base32
-from otpsvc.messages.model import ClaimedBatch, ClaimedMessage, MessageStatus
+from otpsvc.ids import MessageId, new_event_id, random_base32
+from otpsvc.messages.model import ClaimedBatch, ClaimedMessage, MessageStatus, MessageView
 from otpsvc.redis.client import RedisClient
-from otpsvc.redis.keys import PartitionKeys
+from otpsvc.redis.keys import Keys, PartitionKeys
 
 MIN_LIFE_MS = 30_000  # a code that a person could not use in time is not sent (ARCHITECTURE, The life of a code)
 
@@ -13,14 +16,26 @@ MIN_LIFE_MS = 30_000  # a code that a person could not use in time is not sent (
 class RedisMessageQueue:
     """Implements `messages.ports.MessageQueue` for one partition."""
 
-    def __init__(self, client: RedisClient, keys: PartitionKeys) -> None:
+    def __init__(self, client: RedisClient, keys: PartitionKeys, *, is_fenced: bool = False) -> None:
         self._client = client
         self._keys = keys
+        self._is_fenced = int(is_fenced)
         self._unanswered: list[str] = []
 
     async def wait(self, timeout_s: float) -> None:
         """Sleep until a send leaves a token, or until the time is up."""
         await self._client.pop_token(self._keys.wake, timeout_s)
+
+    async def rewake(self) -> None:
+        """Run `message_wake`."""
+        await self._client.run("message_wake", {"wake": self._keys.wake}, {})
+
+    async def depth(self) -> tuple[int, float]:
+        """Count the messages that wait or are on their way; say for how many seconds the most overdue one is due."""
+        count = await self._client.command("ZCARD", self._keys.due)
+        first = await self._client.command("ZRANGE", self._keys.due, 0, 0, "WITHSCORES")
+        seconds, _ = await self._client.command("TIME")
+        return count, max(0.0, int(seconds) - float(first[1]) / 1000) if first else 0.0
 
     async def claim(self, *, limit: int, lease_s: float) -> ClaimedBatch:
         """Run `message_claim` under a fresh token, or under one whose answer never came."""
@@ -44,7 +59,7 @@ class RedisMessageQueue:
                 expires_at_ms=int(expires_at),
                 life_ms=life,
                 tries=tries,
-                is_uncertain=bool(is_uncertain),
+                begun_by=begun_by.decode(),
             )
             for (
                 message_id,
@@ -57,7 +72,7 @@ class RedisMessageQueue:
                 expires_at,
                 life,
                 tries,
-                is_uncertain,
+                begun_by,
             ) in leased
         ]
         return ClaimedBatch(messages, None if next_due_in_ms < 0 else next_due_in_ms)
@@ -65,29 +80,37 @@ class RedisMessageQueue:
     async def _claim(self, token: str, *, is_repeated: bool, limit: int, lease_s: float) -> list[Any]:
         _, claimed = await self._client.run(
             "message_claim",
-            {"due": self._keys.due, "wake": self._keys.wake},
+            {"due": self._keys.due, "wake": self._keys.wake, "events": self._keys.events},
             {
                 "token": token,
                 "is_repeated": int(is_repeated),
                 "lease_ms": int(lease_s * 1000),
                 "limit": limit,
                 "min_life_ms": MIN_LIFE_MS,
+                "is_fenced": self._is_fenced,
                 "otp_base": self._keys.otp_base,
                 "message_base": self._keys.message_base,
                 "sealed_base": self._keys.sealed_base,
+                "event_id": new_event_id(),
             },
             is_repeatable=False,
         )
         return claimed
 
-    async def is_wanted(self, message_id: str, token: str) -> bool:
-        """Run `message_wanted`."""
+    async def begin(self, message_id: str, token: str, *, sender: str) -> bool:
+        """Run `message_begin`."""
         status, _ = await self._client.run(
-            "message_wanted",
+            "message_begin",
             {"message": self._keys.message_base + message_id},
-            {"message_id": message_id, "token": token, "otp_base": self._keys.otp_base},
+            {
+                "message_id": message_id,
+                "token": token,
+                "sender": sender,
+                "otp_base": self._keys.otp_base,
+                "is_fenced": self._is_fenced,
+            },
         )
-        return status == "wanted"
+        return status == "begun"
 
     async def record_sent(self, message_id: str, token: str, *, sender: str, provider_id: str | None) -> bool:
         """Record that a sender took the message."""
@@ -97,9 +120,11 @@ class RedisMessageQueue:
         """End the message as failed or expired."""
         return await self._settle(message_id, token, status.value, reason=reason)
 
-    async def release(self, message_id: str, token: str, *, due_in_s: float, reason: str) -> bool:
+    async def release(self, message_id: str, token: str, *, due_in_s: float, reason: str, begun_by: str = "") -> bool:
         """Give the message back for later."""
-        return await self._settle(message_id, token, "queued", reason=reason, due_in_ms=int(due_in_s * 1000))
+        return await self._settle(
+            message_id, token, "queued", reason=reason, due_in_ms=int(due_in_s * 1000), begun_by=begun_by
+        )
 
     async def _settle(
         self,
@@ -111,14 +136,15 @@ class RedisMessageQueue:
         due_in_ms: int = 0,
         sender: str = "",
         provider_id: str = "",
+        begun_by: str = "",
     ) -> bool:
         outcome, _ = await self._client.run(
             "message_settle",
             {
                 "message": self._keys.message_base + message_id,
-                "sealed": self._keys.sealed_base + message_id,
                 "due": self._keys.due,
                 "wake": self._keys.wake,
+                "events": self._keys.events,
             },
             {
                 "message_id": message_id,
@@ -128,6 +154,51 @@ class RedisMessageQueue:
                 "reason": reason,
                 "sender": sender,
                 "provider_id": provider_id,
+                "begun_by": begun_by,
+                "message_base": self._keys.message_base,
+                "sealed_base": self._keys.sealed_base,
+                "event_id": new_event_id(),
             },
         )
         return outcome == "recorded"
+
+
+class RedisMessageRecords:
+    """Implements `messages.ports.MessageRecords` for the messages that the store still holds."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def find(self, client_id: str, mode: str, message_id: MessageId) -> MessageView | None:
+        """Run `message_get`."""
+        # An id of another installation can name a partition that this one does not have; it is not there either way.
+        partition = self._keys.partitions[message_id.partition % len(self._keys.partitions)]
+        status, values = await self._client.run(
+            "message_get",
+            {"message": partition.message_base + message_id.text},
+            {"client": client_id, "mode": mode, "otp_base": partition.otp_base},
+        )
+        if status != "found":
+            return None
+        (otp_id, message_status, channel, parts, to, text, reason, sender, tries, created_at, sent_at, ended_at,
+         expires_at, metadata) = (value.decode() for value in values)  # fmt: skip
+        return MessageView(
+            message_id=message_id.text,
+            otp_id=otp_id,
+            status=message_status,
+            channel=channel,
+            parts=int(parts) if parts else None,
+            to=to,
+            text=text,
+            reason=reason or None,
+            sender=sender or None,
+            tries=int(tries),
+            created_at=int(created_at),
+            sent_at=int(sent_at) if sent_at else None,
+            delivered_at=None,
+            # Its record is done with once it is sent; the message itself may yet be delivered or fail.
+            ended_at=int(ended_at) if ended_at and message_status != MessageStatus.SENT else None,
+            expires_at=int(expires_at),
+            metadata=metadata,
+        )

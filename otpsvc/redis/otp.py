@@ -13,6 +13,7 @@ from otpsvc.otp.ports import (
     SendCommand,
     SendLimits,
     StoredOtp,
+    Swept,
     Tenant,
     VerifyCommand,
     Wrong,
@@ -23,11 +24,13 @@ from otpsvc.redis.keys import Keys, PartitionKeys
 
 
 class RedisOtpStore:
-    """Implements `otp.ports.OtpStore`."""
+    """Implements `otp.ports.OtpStore`; with `is_fenced` an OTP ends with the primary that it was made on."""
 
-    def __init__(self, client: RedisClient, keys: Keys) -> None:
+    def __init__(self, client: RedisClient, keys: Keys, *, is_fenced: bool = False, is_durable: bool = False) -> None:
         self._client = client
         self._keys = keys
+        self._is_fenced = int(is_fenced)
+        self._is_durable = is_durable
 
     async def send(self, command: SendCommand) -> Accepted | Replayed | Refusal:
         """Run `otp_send`."""
@@ -44,9 +47,11 @@ class RedisOtpStore:
             "session": command.session,
             "number": number,
             "to": command.to,
+            "to_index": command.to_index,
             "to_sealed": command.to_sealed,
             "metadata": command.metadata,
             "channel": command.channel,
+            "text": command.text,
             "parts": command.parts,
             "code_hash": command.code_hash,
             "code_length": command.code_length,
@@ -55,9 +60,8 @@ class RedisOtpStore:
             "max_attempts": command.max_attempts,
             "max_wrong_guesses": command.max_wrong_guesses,
             "max_live": command.max_live,
-            "superseded_event_id": new_event_id(),
         }
-        status, values = await self._client.run("otp_send", keys, args)
+        status, values = await self._client.run("otp_send", keys, args, is_durable=self._is_durable)
         if status == "accepted":
             now, expires_at, resend_at = values
             return Accepted(
@@ -78,13 +82,14 @@ class RedisOtpStore:
             "otp_id": otp_id,
             "message_id": command.message_id.text,
             "channel": command.channel,
+            "text": command.text,
             "parts": command.parts,
             "code_hash": command.code_hash,
             "sealed_text": command.sealed_text,
             "grace_ms": command.grace_ms,
             "max_resends": command.max_resends,
         }
-        status, values = await self._client.run("otp_resend", keys, args)
+        status, values = await self._client.run("otp_resend", keys, args, is_durable=self._is_durable)
         if status == "accepted":
             now, expires_at, resend_at, attempts_left = values
             return Accepted(
@@ -101,7 +106,7 @@ class RedisOtpStore:
         tenant = command.tenant
         status, values = await self._client.run(
             "otp_verify",
-            {"otp": partition.otp_base + command.otp_id.text, "events": partition.events},
+            {"otp": partition.otp_base + command.otp_id.text, "ends": partition.ends, "events": partition.events},
             {
                 "otp_id": command.otp_id.text,
                 "client": tenant.client_id,
@@ -113,11 +118,13 @@ class RedisOtpStore:
                 "code_length": command.code_length,
                 "operation": command.operation,
                 "guess": command.guess,
+                "event_limit": command.event_limit,
+                "is_fenced": self._is_fenced,
+                "otp_base": partition.otp_base,
                 "live_base": partition.live_base,
                 "fails_base": partition.fails_base,
                 "sealed_base": partition.sealed_base,
                 "event_id": new_event_id(),
-                "locked_event_id": new_event_id(),
             },
         )
         if status == "right":
@@ -135,7 +142,7 @@ class RedisOtpStore:
             return Refusal(status=status, now=values[0], code_length=values[1])
         return _refusal(status, values)
 
-    async def cancel(self, tenant: Tenant, otp_id: OtpId) -> Refusal | None:
+    async def cancel(self, tenant: Tenant, otp_id: OtpId, *, event_limit: int) -> Refusal | None:
         """Run `otp_cancel`."""
         partition = self._partition(otp_id)
         status, values = await self._client.run(
@@ -143,12 +150,16 @@ class RedisOtpStore:
             {
                 "otp": partition.otp_base + otp_id.text,
                 "due": partition.due,
+                "ends": partition.ends,
                 "events": partition.events,
             },
             {
                 "otp_id": otp_id.text,
                 "client": tenant.client_id,
                 "mode": tenant.mode,
+                "event_limit": event_limit,
+                "is_fenced": self._is_fenced,
+                "otp_base": partition.otp_base,
                 "message_base": partition.message_base,
                 "sealed_base": partition.sealed_base,
                 "live_base": partition.live_base,
@@ -170,6 +181,7 @@ class RedisOtpStore:
             {
                 "client": tenant.client_id,
                 "mode": tenant.mode,
+                "is_fenced": self._is_fenced,
                 "message_base": partition.message_base,
             },
         )
@@ -203,6 +215,39 @@ class RedisOtpStore:
             ttl_ms=int(ttl_ms),
         )
 
+    async def sweep(self, partition: int, *, limit: int) -> Swept:
+        """Run `otp_sweep`."""
+        keys = self._keys.partitions[partition]
+        _, (n_seen, next_in_ms) = await self._client.run(
+            "otp_sweep",
+            {"ends": keys.ends, "events": keys.events},
+            {"limit": limit, "otp_base": keys.otp_base, "event_id": new_event_id()},
+        )
+        return Swept(n_seen, None if next_in_ms < 0 else next_in_ms)
+
+    async def forget(self, tenant: Tenant, *, partition: int, to_index: str) -> tuple[int, int]:
+        """Run `number_forget`."""
+        keys = self._keys.partitions[partition]
+        _, (n_otps, n_messages) = await self._client.run(
+            "number_forget",
+            {
+                "sends": f"{keys.sends_base}{tenant.client_id}:{tenant.mode}:{to_index}",
+                "due": keys.due,
+                "ends": keys.ends,
+                "events": keys.events,
+            },
+            {
+                "client": tenant.client_id,
+                "mode": tenant.mode,
+                "otp_base": keys.otp_base,
+                "message_base": keys.message_base,
+                "sealed_base": keys.sealed_base,
+                "live_base": keys.live_base,
+                "event_id": new_event_id(),
+            },
+        )
+        return n_otps, n_messages
+
     def _partition(self, otp_id: OtpId) -> PartitionKeys:
         # An id from another installation can name a partition that this one does not have. Whatever its record would
         # be called in ours, it is not there.
@@ -231,6 +276,7 @@ class RedisOtpStore:
             "cooldown": f"{partition.cooldown_base}{number}:{purpose}:{session}",
             "sends": partition.sends_base + number,
             "due": partition.due,
+            "ends": partition.ends,
             "wake": partition.wake,
             "events": partition.events,
             # A script's KEYS have no gaps: where a name is not needed, the OTP's own stands in, unread.
@@ -239,9 +285,8 @@ class RedisOtpStore:
             "ceiling": f"{partition.ceiling_base}{tenant.mode}:{index}" if limits.max_ceiling_sends else otp,
         }
 
-    @staticmethod
     def _send_args(
-        partition: PartitionKeys, tenant: Tenant, limits: SendLimits, operation: Operation
+        self, partition: PartitionKeys, tenant: Tenant, limits: SendLimits, operation: Operation
     ) -> dict[str, Value]:
         return {
             "client": tenant.client_id,
@@ -251,11 +296,13 @@ class RedisOtpStore:
             "max_address_sends": limits.max_address_sends if limits.address and limits.max_address_sends else "",
             "max_ceiling_sends": limits.max_ceiling_sends or "",
             "queue_limit": limits.queue_limit,
+            "event_limit": limits.event_limit,
             "request": operation.request,
             "idempotency_ms": limits.idempotency_ms,
             "otp_base": partition.otp_base,
             "message_base": partition.message_base,
             "sealed_base": partition.sealed_base,
+            "is_fenced": self._is_fenced,
             "event_id": new_event_id(),
         }
 
@@ -266,13 +313,12 @@ def _refusal(status: str, values: list[Any]) -> Refusal:
 
 
 def _replayed(values: list[Any]) -> Replayed:
-    (now, otp_id, message_id, to, purpose, channel, code_length, expires_at, resend_at, status,
+    (now, otp_id, message_id, purpose, channel, code_length, expires_at, resend_at, status,
      attempts_left) = values  # fmt: skip
     return Replayed(
         now=now,
         otp_id=otp_id.decode(),
         message_id=message_id.decode(),
-        to=to.decode(),
         purpose=purpose.decode(),
         channel=channel.decode(),
         code_length=int(code_length),

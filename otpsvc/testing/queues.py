@@ -1,7 +1,7 @@
 """The message queue's port kept in memory, for tests of what stands in front of it.
 
-It obeys the port's words exactly (leases, tokens, `is_uncertain`), so that a test that passes here can be run again on
-the real store.
+It obeys the port's words exactly (leases, tokens, `begun_by`), so that a test that passes here can be run again on the
+real store.
 """
 
 import asyncio
@@ -19,18 +19,26 @@ MIN_LIFE_MS = 30_000
 
 @dataclass
 class QueuedMessage:
-    """A record and all that was written to it: `events` holds (status, reason or sender) in order."""
+    """A record and all that was written to it: `events` holds (status, reason or sender) in order.
+
+    `settled_by` is the token under which the record was last written, so that a repeat is known as one.
+    """
 
     claimed: ClaimedMessage
     due_at: float
     status: MessageStatus = MessageStatus.QUEUED
     token: str | None = None
+    settled_by: str | None = None
     provider_id: str | None = None
     events: list[tuple[MessageStatus, str]] = field(default_factory=list)
 
 
 class MemoryQueue:
-    """One partition. `messages` maps ids to records; `fails_with` makes every call raise it while it is set."""
+    """One partition.
+
+    `messages` maps ids to records, `unwanted` names those whose code has ended, `fails_with` makes every call raise it
+    while it is set.
+    """
 
     def __init__(self, clock: Clock, keyring: Keyring) -> None:
         self.messages: dict[str, QueuedMessage] = {}
@@ -72,7 +80,7 @@ class MemoryQueue:
             expires_at_ms=int((now + life_s) * 1000),
             life_ms=int(life_s * 1000),
             tries=0,
-            is_uncertain=False,
+            begun_by="",
         )
         self.messages[message_id] = QueuedMessage(claimed, due_at=now + due_in_s)
         self._news.set()
@@ -88,6 +96,12 @@ class MemoryQueue:
             return
         self._news.clear()
 
+    async def rewake(self) -> None:
+        """Let a wait return."""
+        await asyncio.sleep(0)
+        self._raise_if_down()
+        self._news.set()
+
     async def claim(self, *, limit: int, lease_s: float) -> ClaimedBatch:
         """Lease what is due, oldest due first."""
         self.n_claims += 1
@@ -100,6 +114,9 @@ class MemoryQueue:
                 continue
             if record.due_at > now or len(batch) == limit:
                 continue
+            if record.claimed.message_id in self.unwanted:
+                self._end(record, MessageStatus.CANCELLED, "cancelled")
+                continue
             if record.claimed.expires_at_ms - now * 1000 < MIN_LIFE_MS:
                 self._end(record, MessageStatus.EXPIRED, "expired")
                 continue
@@ -109,7 +126,6 @@ class MemoryQueue:
                 token=record.token,
                 life_ms=int(record.claimed.expires_at_ms - now * 1000),
                 tries=record.claimed.tries + 1,
-                is_uncertain=record.claimed.is_uncertain or record.status is MessageStatus.PROCESSING,
             )
             record.status = MessageStatus.PROCESSING
             record.due_at = now + lease_s
@@ -118,42 +134,50 @@ class MemoryQueue:
         next_due_in_ms = max(0, int((min(waiting) - now) * 1000)) if waiting else None
         return ClaimedBatch(batch, next_due_in_ms)
 
-    async def is_wanted(self, message_id: str, token: str) -> bool:
-        """Say whether the lease holds and nobody said that the code has ended (`unwanted`)."""
-        return await self._held(message_id, token) is not None and message_id not in self.unwanted
-
-    async def record_sent(self, message_id: str, token: str, *, sender: str, provider_id: str | None) -> bool:
-        """End the record as sent."""
-        record = await self._held(message_id, token)
-        if record is None:
-            return False
-        record.provider_id = provider_id
-        self._end(record, MessageStatus.SENT, sender)
-        return True
-
-    async def record_final(self, message_id: str, token: str, status: MessageStatus, *, reason: str) -> bool:
-        """End the record with a reason."""
-        record = await self._held(message_id, token)
-        if record is None:
-            return False
-        self._end(record, status, reason)
-        return True
-
-    async def release(self, message_id: str, token: str, *, due_in_s: float, reason: str) -> bool:
-        """Make the record due again."""
-        record = await self._held(message_id, token)
-        if record is None:
-            return False
-        self._end(record, MessageStatus.QUEUED, reason)
-        record.due_at = self._clock.time() + due_in_s
-        self._news.set()
-        return True
-
-    async def _held(self, message_id: str, token: str) -> QueuedMessage | None:
+    async def begin(self, message_id: str, token: str, *, sender: str) -> bool:
+        """Write the sender down, unless the lease is lost or the code has ended (`unwanted`)."""
         await asyncio.sleep(0)
         self._raise_if_down()
         record = self.messages[message_id]
-        return record if record.token == token else None
+        if record.token != token or message_id in self.unwanted:
+            return False
+        record.claimed = msgspec.structs.replace(record.claimed, begun_by=sender)
+        return True
+
+    async def record_sent(self, message_id: str, token: str, *, sender: str, provider_id: str | None) -> bool:
+        """End the record as sent."""
+        await asyncio.sleep(0)
+        self._raise_if_down()
+        record = self.messages[message_id]
+        if record.token == token:
+            record.provider_id = provider_id
+            self._settle(record, MessageStatus.SENT, sender)
+        return record.settled_by == token
+
+    async def record_final(self, message_id: str, token: str, status: MessageStatus, *, reason: str) -> bool:
+        """End the record with a reason."""
+        await asyncio.sleep(0)
+        self._raise_if_down()
+        record = self.messages[message_id]
+        if record.token == token:
+            self._settle(record, status, reason)
+        return record.settled_by == token
+
+    async def release(self, message_id: str, token: str, *, due_in_s: float, reason: str, begun_by: str = "") -> bool:
+        """Make the record due again."""
+        await asyncio.sleep(0)
+        self._raise_if_down()
+        record = self.messages[message_id]
+        if record.token == token:
+            self._settle(record, MessageStatus.QUEUED, reason)
+            record.claimed = msgspec.structs.replace(record.claimed, begun_by=begun_by)
+            record.due_at = self._clock.time() + due_in_s
+            self._news.set()
+        return record.settled_by == token
+
+    def _settle(self, record: QueuedMessage, status: MessageStatus, word: str) -> None:
+        record.settled_by = record.token
+        self._end(record, status, word)
 
     def _end(self, record: QueuedMessage, status: MessageStatus, word: str) -> None:
         record.status = status

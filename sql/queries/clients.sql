@@ -20,6 +20,10 @@ update clients set status = $2 where id = $1
 returning id, name, status, policy, created_at;
 
 -- name: insert_key one (public_id, client_id, mode, name, auth_key_id, tag, expires_at)
+with master as (
+    insert into auth_masters (auth_key_id) values ($5)
+    on conflict do nothing
+)
 insert into api_keys (public_id, client_id, mode, name, auth_key_id, tag, expires_at)
 values ($1, $2, $3, $4, $5, $6, $7)
 returning public_id, client_id, mode, name, created_at, expires_at, revoked_at;
@@ -40,3 +44,10 @@ select
     c.status as client_status, c.policy
 from api_keys k join clients c on c.id = k.client_id
 where k.public_id = $1;
+
+-- name: retag_key value (public_id, old_auth_key_id, old_tag, auth_key_id, tag)
+-- Only if the record is still the one that was read, and only to a master that became current later.
+update api_keys set auth_key_id = $4, tag = $5
+where public_id = $1 and auth_key_id = $2 and tag = $3
+    and (select rank from auth_masters where auth_key_id = $4) > (select rank from auth_masters where auth_key_id = $2)
+returning public_id;

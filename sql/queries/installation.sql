@@ -2,7 +2,8 @@
 
 -- name: record_installation exec (partitions, index_key_id)
 insert into installation (partitions, index_key_id) values ($1, $2)
-on conflict do nothing;
+on conflict (is_only_row) do update set partitions = excluded.partitions
+where installation.partitions is null;
 
 -- name: installation one ()
 select partitions, index_key_id from installation;

@@ -1,9 +1,13 @@
 """Clients over a real PostgreSQL: the operator's side, and the authenticator on a pool of its own."""
 
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
+from otpsvc import ids
 from otpsvc.clients.auth import Authenticator
 from otpsvc.clients.model import KeyRecord, NewApiKey
 from otpsvc.clients.service import ClientService
@@ -13,6 +17,7 @@ from otpsvc.otp.policy import Policy
 from otpsvc.postgres.clients import PostgresClients
 from otpsvc.postgres.pool import open_database
 from otpsvc.testing import ManualClock
+from tests.clients.cable import Cable, server_socket
 
 
 @pytest.fixture
@@ -44,10 +49,15 @@ async def shop(service: ClientService) -> NewApiKey:
     return await service.create_key(client.id, "live")
 
 
+def with_check(text: str, keyring: Keyring) -> str:
+    """A key's text with the check that fits: what somebody with our keyring could send."""
+    return text[:73] + ids.encode_base32(keyring.check_of(text[:73].encode()))
+
+
 @pytest.fixture
-def wrong_text(shop: NewApiKey) -> str:
-    """The shop's key with one bit of its secret changed."""
-    return shop.text[:-1] + ("0" if shop.text[-1] != "0" else "g")
+def wrong_text(shop: NewApiKey, keyring: Keyring) -> str:
+    """The shop's key with one bit of its secret changed, and a check that fits."""
+    return with_check(shop.text[:72] + ("0" if shop.text[72] != "0" else "g"), keyring)
 
 
 class CountingSource:
@@ -60,6 +70,9 @@ class CountingSource:
     async def find_key(self, public_id: str) -> KeyRecord | None:
         self._asked.append(public_id)
         return await self._store.find_key(public_id)
+
+    async def retag_key(self, record: KeyRecord, *, auth_key_id: bytes, tag: bytes) -> bool:
+        return await self._store.retag_key(record, auth_key_id=auth_key_id, tag=tag)
 
 
 @pytest.fixture
@@ -98,3 +111,14 @@ def refused(authenticator: Authenticator) -> Callable[[str | None, str | None], 
         return caught.value.code
 
     return code_of
+
+
+@pytest.fixture
+async def cable(database_url: str) -> AsyncIterator[Cable]:
+    """A cable to the server of this test, plugged in."""
+    directory = Path(tempfile.mkdtemp(prefix="cable-"))
+    cable = Cable(server_socket(database_url), directory)
+    await cable.plug_in()
+    yield cable
+    await cable.cut()
+    shutil.rmtree(directory)

@@ -8,16 +8,18 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from otpsvc.clients import auth
+from otpsvc.clients import auth, cache
 from otpsvc.clients.auth import KNOWN_FOR_S, UNKNOWN_FOR_S, Authenticator
 from otpsvc.clients.keys import make_key, tag_of
 from otpsvc.clients.model import NewApiKey, Principal
 from otpsvc.clients.service import ClientService
 from otpsvc.crypto import Keyring
 from otpsvc.errors import ApiError
+from otpsvc.ids import random_base32
 from otpsvc.otp.policy import Policy
 from otpsvc.postgres.clients import PostgresClients
 from otpsvc.testing import ManualClock
+from tests.clients.conftest import with_check
 
 Refused = Callable[[str | None, str | None], Awaitable[str]]
 
@@ -86,7 +88,7 @@ async def test_a_key_of_a_master_that_is_gone_is_refused_and_logged(
     caplog: pytest.LogCaptureFixture,
     store: PostgresClients,
 ) -> None:
-    other = Keyring.from_masters({"gone": b"g" * 32})
+    other = Keyring.from_masters({"gone": b"g" * 32, "old": b"o" * 32})
     client = await service.create_client("Shop")
     key = await ClientService(store, other, Policy(), clock).create_key(client.id, "live")
     assert await refused(key.text, client.id) == "INVALID_API_KEY"
@@ -105,14 +107,14 @@ async def test_missing_headers(refused: Refused, key: str | None, client_id: str
 
 
 @pytest.mark.parametrize(
-    "key", ["x", "zs_live_", "zs_live_" + "u" * 65, "zs_live_" + "0" * 66, "é" * 73, "\udc80" * 73]
+    "key", ["x", "zs_live_", "zs_live_" + "u" * 73, "zs_live_" + "0" * 74, "é" * 81, "\udc80" * 81]
 )
 async def test_malformed_keys_never_touch_the_database(
     refused: Refused, authenticator: Authenticator, shop: NewApiKey, key: str, asked: list[str]
 ) -> None:
     await authenticator.authenticate(shop.text, shop.key.client_id)
     assert await refused(key, shop.key.client_id) == "INVALID_API_KEY"
-    changed = shop.text[:21] + key[:52].ljust(52, "!")
+    changed = shop.text[:21] + key[:60].ljust(60, "!")
     assert await refused(changed, shop.key.client_id) == "INVALID_API_KEY"
     assert asked == [shop.key.public_id]
 
@@ -139,15 +141,16 @@ async def test_a_wrong_secret_never_passes_and_disturbs_nobody(
 
 
 async def test_the_mode_in_the_text_is_part_of_the_key(
-    refused: Refused, authenticator: Authenticator, shop: NewApiKey
+    refused: Refused, authenticator: Authenticator, shop: NewApiKey, keyring: Keyring
 ) -> None:
+    as_test = with_check(shop.text.replace("zs_live_", "zs_test_"), keyring)
+    assert await refused(as_test, shop.key.client_id) == "INVALID_API_KEY"
     await authenticator.authenticate(shop.text, shop.key.client_id)
-    as_test = shop.text.replace("zs_live_", "zs_test_")
     assert await refused(as_test, shop.key.client_id) == "INVALID_API_KEY"
 
 
 async def test_a_key_of_one_client_is_none_of_another(
-    refused: Refused, authenticator: Authenticator, service: ClientService, shop: NewApiKey
+    refused: Refused, authenticator: Authenticator, service: ClientService, shop: NewApiKey, keyring: Keyring
 ) -> None:
     other = await service.create_client("Other")
     other_key = await service.create_key(other.id, "live")
@@ -157,7 +160,7 @@ async def test_a_key_of_one_client_is_none_of_another(
     assert await refused(other_key.text, shop.key.client_id) == "INVALID_CLIENT_ID"
     assert await refused(shop.text, "client_000000000000") == "INVALID_CLIENT_ID"
     # The secret of one under the public id of the other.
-    mixed = shop.text[:21] + other_key.text[21:]
+    mixed = with_check(shop.text[:21] + other_key.text[21:], keyring)
     assert await refused(mixed, shop.key.client_id) == "INVALID_API_KEY"
     assert await refused(mixed, other.id) == "INVALID_API_KEY"
 
@@ -171,7 +174,7 @@ async def test_unknown_keys_are_remembered_as_unknown_for_a_while(
     store: PostgresClients,
     asked: list[str],
 ) -> None:
-    key = make_key("live")
+    key = make_key("live", keyring)
     for _ in range(20):
         assert await refused(key, shop.key.client_id) == "INVALID_API_KEY"
     assert len(asked) == 1
@@ -190,17 +193,45 @@ async def test_unknown_keys_are_remembered_as_unknown_for_a_while(
     assert len(asked) == 2
 
 
-async def test_a_flood_of_invented_keys_is_bounded_and_evicts_no_known_one(
-    authenticator: Authenticator, shop: NewApiKey, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+async def test_a_hundred_thousand_invented_keys_cost_no_query(
+    authenticator: Authenticator, shop: NewApiKey, asked: list[str]
 ) -> None:
-    monkeypatch.setattr(auth, "MAX_UNKNOWN", 10)
+    await authenticator.authenticate(shop.text, shop.key.client_id)
+    shapes = ("zs_live_", "zs_test_", shop.text[:21])
+    for number in range(100_000):
+        shape = shapes[number % 3]
+        invented = shape + random_base32(51)[: 81 - len(shape)]
+        assert authenticator.authenticate_cached(invented, shop.key.client_id) is None
+        with pytest.raises(ApiError, match="INVALID_API_KEY"):
+            await authenticator.authenticate(invented, shop.key.client_id)
+    assert asked == [shop.key.public_id]
+    assert not authenticator._cache.unknown
+
+
+async def test_a_key_of_another_installation_costs_no_query(
+    refused: Refused, service: ClientService, shop: NewApiKey, asked: list[str]
+) -> None:
+    stranger = Keyring.from_masters({"new": b"n" * 32, "old": b"x" * 32})
+    assert await refused(make_key("live", stranger), shop.key.client_id) == "INVALID_API_KEY"
+    assert await refused(with_check(shop.text, stranger), shop.key.client_id) == "INVALID_API_KEY"
+    assert asked == []
+
+
+async def test_a_flood_of_unknown_keys_is_bounded_and_evicts_no_known_one(
+    authenticator: Authenticator,
+    shop: NewApiKey,
+    keyring: Keyring,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[str],
+) -> None:
+    monkeypatch.setattr(cache, "MAX_UNKNOWN", 10)
     monkeypatch.setattr(auth, "MAX_LOOKUPS", 20)
     principal = await authenticator.authenticate(shop.text, shop.key.client_id)
-    calls = [authenticator.authenticate(make_key("live"), shop.key.client_id) for _ in range(50)]
+    calls = [authenticator.authenticate(make_key("live", keyring), shop.key.client_id) for _ in range(50)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     codes = [outcome.code for outcome in outcomes if isinstance(outcome, ApiError)]
     assert sorted(codes) == ["INVALID_API_KEY"] * 20 + ["SERVICE_UNAVAILABLE"] * 30
-    assert len(authenticator._unknown) == 10
+    assert len(authenticator._cache.unknown) == 10
     assert len(asked) == 21
     assert authenticator.authenticate_cached(shop.text, shop.key.client_id) is principal
 
@@ -208,17 +239,17 @@ async def test_a_flood_of_invented_keys_is_bounded_and_evicts_no_known_one(
 async def test_the_memory_of_known_keys_is_bounded(
     authenticator: Authenticator, service: ClientService, shop: NewApiKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "MAX_KNOWN", 3)
+    monkeypatch.setattr(cache, "MAX_KNOWN", 3)
     keys = [await service.create_key(shop.key.client_id, "live") for _ in range(5)]
     for key in (*keys, shop, *keys):
         assert (await authenticator.authenticate(key.text, shop.key.client_id)).key_id == key.key.public_id
-    assert len(authenticator._known) == 3
+    assert len(authenticator._cache.known) == 3
 
 
 # -- keys that stop
 
 
-async def test_a_revoked_key_stops_within_the_refresh(
+async def test_a_revoked_key_stops_within_the_refresh_where_no_news_comes(
     refused: Refused, authenticator: Authenticator, service: ClientService, clock: ManualClock, shop: NewApiKey
 ) -> None:
     client_id = shop.key.client_id
@@ -295,7 +326,7 @@ async def test_a_stored_policy_that_is_out_of_bounds_is_not_used(
 async def test_no_key_is_kept_logged_or_shown(
     authenticator: Authenticator, shop: NewApiKey, caplog: pytest.LogCaptureFixture, wrong_text: str
 ) -> None:
-    secret = shop.text[21:]
+    secret = shop.text[21:73]
     with caplog.at_level(logging.DEBUG):
         principal = await authenticator.authenticate(shop.text, shop.key.client_id)
         failures = []
@@ -303,7 +334,7 @@ async def test_no_key_is_kept_logged_or_shown(
             with pytest.raises(ApiError) as caught:
                 await authenticator.authenticate(key, shop.key.client_id)
             failures.append(repr(caught.value) + repr(caught.value.details))
-    known = authenticator._known[shop.key.public_id]
+    known = authenticator._cache.known[shop.key.public_id]
     shown = f"{principal!r} {known!r} {failures} {caplog.text} {vars(authenticator)}"
     assert secret[:-1] not in shown
     assert known.record.tag.hex() not in shown

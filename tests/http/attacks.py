@@ -6,15 +6,16 @@ from typing import Any
 import httpx
 import msgspec
 
-from otpsvc.http.v1 import wire
+from otpsvc.http.v1 import wire, wire_numbers
 from tests.http.service import Service, error_of
 
-SEND, VERIFY, VERIFY_OTP, RESEND = "send", "verify", "verify-otp", "resend"
+SEND, VERIFY, VERIFY_OTP, RESEND, FORGET = "send", "verify", "verify-otp", "resend", "forget"
 BODIES: dict[str, type[msgspec.Struct]] = {
     SEND: wire.SendBody,
     VERIFY: wire.VerifyBody,
     VERIFY_OTP: wire.VerifyOtpBody,
     RESEND: wire.ResendBody,
+    FORGET: wire_numbers.ForgetBody,
 }
 
 
@@ -24,6 +25,7 @@ def path_of(operation: str, otp_id: str) -> str:
         VERIFY: f"/v1/otp/{otp_id}/verify",
         VERIFY_OTP: "/v1/sms/verify-otp",
         RESEND: f"/v1/otp/{otp_id}/resend",
+        FORGET: "/v1/numbers/forget",
     }[operation]
 
 
@@ -34,6 +36,7 @@ def good_body(operation: str, otp_id: str) -> dict[str, Any]:
         VERIFY: {"code": "0000"},
         VERIFY_OTP: {"code": "0000", "otp_id": otp_id},
         RESEND: {"session": "s"},
+        FORGET: {"to": "+33612345678"},
     }[operation]
 
 

@@ -1,15 +1,18 @@
-"""One running service per module of HTTP tests, and a watch on what it logs."""
+"""One running service per module of HTTP tests, a watch on what it logs, and cables to its stores that can be cut."""
 
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 import redis
 
 from otpsvc.embedded import RunningStores
 from tests.conftest import run_sql
-from tests.http.service import Service, running, settings_for
+from tests.http.cable import Cable, plugged_in
+from tests.http.service import PATIENCE_S, Service, running, settings_for
 
 DATABASE = "http_tests"
 
@@ -66,7 +69,40 @@ def pending(service: Service) -> str:
 @pytest.fixture
 def unchanged(service: Service, pending: str) -> Iterator[None]:
     """Everything that Redis holds is the same after the test."""
+    service.written()
     before = service.dump()
     assert before
     yield
     assert service.dump() == before
+
+
+@pytest.fixture
+def redis_cable(own_stores: tuple[str, str]) -> Iterator[Cable]:
+    with plugged_in(Path(urlsplit(own_stores[0]).path)) as cable:
+        yield cable
+
+
+@pytest.fixture
+def database_cable(own_stores: tuple[str, str]) -> Iterator[Cable]:
+    query = parse_qs(urlsplit(own_stores[1]).query)
+    with plugged_in(Path(query["host"][0]) / f".s.PGSQL.{query['port'][0]}") as cable:
+        yield cable
+
+
+@pytest.fixture
+def wired(own_stores: tuple[str, str], redis_cable: Cable, database_cable: Cable) -> Iterator[Service]:
+    """A service that reaches both its stores through cables."""
+    address = urlsplit(own_stores[1])
+    port = parse_qs(address.query)["port"][0]
+    settings = settings_for(
+        f"unix://{quote(str(redis_cable.directory))}/redis.sock?db=0",
+        f"postgresql://{address.netloc}{address.path}?host={quote(str(database_cable.directory))}&port={port}",
+        OTPSVC_REDIS_TIMEOUT_S=0.5,
+        OTPSVC_DATABASE_TIMEOUT_S=0.8,
+    )
+    with running(settings) as started:
+        # On a busy machine the first connections take longer than these time-outs.
+        give_up_at = time.monotonic() + PATIENCE_S
+        while any(started.send(caller=caller).status_code != 200 for caller in (started.tester, started.liver)):
+            assert time.monotonic() < give_up_at
+        yield started

@@ -22,10 +22,11 @@ import httpx
 import redis
 import uvloop
 
-from otpsvc.app import House, create_app, open_delivery, open_house
+from otpsvc.app import House, create_app, open_delivery, open_house, run_background
 from otpsvc.serving import bind, run_server
 from otpsvc.settings import Settings, load
 from otpsvc.worker import run_worker
+from tests.programs import METRICS
 
 PATIENCE_S = 30.0
 MASTER = "5a" * 32
@@ -55,6 +56,9 @@ def settings_for(redis_url: str, database_url: str, **variables: object) -> Sett
         "OTPSVC_REDIS_PREFIX": f"http{next(_prefixes)}",
         "OTPSVC_DATABASE_URL": database_url,
         "OTPSVC_KEYS_MASTERS": f"test:{MASTER}",
+        "OTPSVC_METRICS_DIRECTORY": METRICS,
+        # Longer than a busy machine makes anybody wait: a store that is late is what other tests are about.
+        "OTPSVC_REDIS_TIMEOUT_S": 5,
         "OTPSVC_DELIVERY_SENDERS": "inbox",
         "OTPSVC_SENDERS_INBOX_TYPE": "inbox",
     }
@@ -79,6 +83,7 @@ class Service:
 
     port: int
     redis_url: str
+    prefix: str  # what the names of its keys in that Redis begin with
     tester: Caller  # no cooldown
     liver: Caller  # the same client, live mode
     stranger: Caller  # another client, default policy
@@ -161,7 +166,37 @@ class Service:
     def dump(self) -> dict[bytes, tuple[Any, Any]]:
         """Everything that Redis holds, with the time at which each key ends."""
         with redis.Redis.from_url(self.redis_url) as client:
-            return {name: (client.dump(name), client.pexpiretime(name)) for name in client.scan_iter(count=1000)}
+            return {name: (_held(client, name), client.pexpiretime(name)) for name in client.scan_iter(count=1000)}
+
+    def written(self) -> None:
+        """Wait until all that happened is in PostgreSQL."""
+        with redis.Redis.from_url(self.redis_url) as client:
+            give_up_at = time.monotonic() + PATIENCE_S
+            while any(client.xlen(name) for name in client.scan_iter(f"{self.prefix}:*:events", count=1000)):
+                assert time.monotonic() < give_up_at, "the events are not written"
+                time.sleep(0.01)
+
+    def purge(self, *record_ids: str) -> None:
+        """Take records out of Redis as time does, once what they tell is written."""
+        self.written()
+        with redis.Redis.from_url(self.redis_url) as client:
+            for record_id in record_ids:
+                assert client.delete(*client.scan_iter(f"{self.prefix}:*:{record_id}", count=1000))
+
+    def history(self, otp_id: str, last: str, *, caller: Caller | None = None) -> list[dict[str, Any]]:
+        """The history of an OTP as soon as it ends with this event."""
+        give_up_at = time.monotonic() + PATIENCE_S
+        while True:
+            entries: list[dict[str, Any]] = self.get(f"/v1/otp/{otp_id}", caller=caller).json()["history"]
+            if entries and entries[-1]["event"] == last:
+                return entries
+            assert time.monotonic() < give_up_at, f"{last} never came: {entries}"
+            time.sleep(0.01)
+
+
+def _held(client: "redis.Redis", name: bytes) -> object:
+    # A stream's dump also says when its readers last looked.
+    return client.xrange(name) if client.type(name) == b"stream" else client.dump(name)
 
 
 def _answer_on(connection: socket.socket) -> bytes:
@@ -198,12 +233,18 @@ Change = Callable[[House], House]
 
 
 @contextlib.contextmanager
-def running(settings: Settings, *, has_inbox: bool = True, change: Change = lambda house: house) -> Iterator[Service]:
+def running(
+    settings: Settings,
+    *,
+    has_inbox: bool = True,
+    delivers: bool = True,
+    drains: bool = True,
+    change: Change = lambda house: house,
+) -> Iterator[Service]:
     """Run the service for the body of a `with`; `change` may put a double in the place of a part."""
     ready: Future[tuple[Service, Callable[[], object]]] = Future()
-    thread = threading.Thread(
-        target=_run, args=(settings, ready, change), kwargs={"has_inbox": has_inbox}, name="service"
-    )
+    kind = {"has_inbox": has_inbox, "delivers": delivers, "drains": drains}
+    thread = threading.Thread(target=_run, args=(settings, ready, change), kwargs=kind, name="service")
     thread.start()
     service, stop = ready.result(PATIENCE_S)
     try:
@@ -216,11 +257,11 @@ def running(settings: Settings, *, has_inbox: bool = True, change: Change = lamb
 
 
 def _run(
-    settings: Settings, ready: "Future[tuple[Service, Callable[[], object]]]", change: Change, *, has_inbox: bool
+    settings: Settings, ready: "Future[tuple[Service, Callable[[], object]]]", change: Change, **kind: bool
 ) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, ready, change, has_inbox=has_inbox))
+            runner.run(_serve(settings, ready, change, **kind))
     except BaseException as error:
         if ready.done():
             raise
@@ -228,7 +269,13 @@ def _run(
 
 
 async def _serve(
-    settings: Settings, ready: "Future[tuple[Service, Callable[[], object]]]", change: Change, *, has_inbox: bool
+    settings: Settings,
+    ready: "Future[tuple[Service, Callable[[], object]]]",
+    change: Change,
+    *,
+    has_inbox: bool,
+    delivers: bool,
+    drains: bool,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -238,6 +285,7 @@ async def _serve(
         service = Service(
             port=0,
             redis_url=settings.redis.url.reveal(),
+            prefix=settings.redis.prefix,
             tester=tester,
             liver=Caller(tester.client_id, live.text),
             stranger=await _caller(house, {}),
@@ -247,11 +295,14 @@ async def _serve(
             service = dataclasses.replace(service, port=sock.getsockname()[1])
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(run_server(app, sock, stop))
-                tasks.create_task(
-                    run_worker(
-                        delivery.queues, delivery.dispatcher, batch=8, concurrency=8, stop=stop, clock=house.clock
+                if delivers:
+                    tasks.create_task(
+                        run_worker(
+                            delivery.queues, delivery.dispatcher, batch=8, concurrency=8, stop=stop, clock=house.clock
+                        )
                     )
-                )
+                if drains:
+                    tasks.create_task(run_background(house, stop))
                 ready.set_result((service, lambda: loop.call_soon_threadsafe(stop.set)))
 
 

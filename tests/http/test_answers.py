@@ -188,7 +188,7 @@ def test_probes(service: Service) -> None:
     assert service.http.get("/health/live").json() == {"status": "alive"}
     ready = service.http.get("/health/ready")
     assert ready.status_code == 200
-    assert ready.json() == {"status": "ready", "parts": {"redis": "ok", "postgresql": "ok"}}
+    assert ready.json() == {"status": "ready", "parts": {"redis": "ok", "postgresql": "ok", "events": "ok"}}
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otpsvc.ids import new_otp_id
-from tests.http.attacks import BODIES, RESEND, SEND, VERIFY, VERIFY_OTP, good_body, path_of, refused
+from tests.http.attacks import BODIES, FORGET, RESEND, SEND, VERIFY, VERIFY_OTP, good_body, path_of, refused
 from tests.http.service import Service, error_of, new_number
 
 pytestmark = pytest.mark.usefixtures("unimpressed")
@@ -141,6 +141,15 @@ def test_absurd_sends(service: Service, path: str) -> None:
 
 
 @pytest.mark.usefixtures("unchanged")
+def test_absurd_numbers_to_forget(service: Service) -> None:
+    numbers = [body for code, body, _ in ABSURD_SENDS if code == "INVALID_PHONE_NUMBER"]
+    assert len(numbers) > 5
+    for body in numbers:
+        answer = service.post("/v1/numbers/forget", content=body)
+        assert error_of(answer, 400, "INVALID_PHONE_NUMBER")["details"]["field"] == "to", body[:80]
+
+
+@pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("to", ["+33899123456", "+1900 555 0123", "+44 9098 790000"])
 def test_numbers_that_earn_their_owner_money_are_refused(service: Service, to: str) -> None:
     details = error_of(service.send(to), 400, "INVALID_PHONE_NUMBER")["details"]
@@ -151,6 +160,10 @@ def test_no_answer_repeats_a_value_that_was_sent(service: Service) -> None:
     secret = "s3cret-6f1d"
     for field in ("to", "purpose", "template", "locale", "end_user_ip", "webhook_url", "code_length", "metadata"):
         answer = service.post("/v1/otp", {"to": "+33612345678", field: secret})
+        refused(answer)
+        assert secret not in answer.text
+    for body in ({"to": secret}, {"to": "+33612345678", "x": secret}):
+        answer = service.post("/v1/numbers/forget", body)
         refused(answer)
         assert secret not in answer.text
 
@@ -212,17 +225,17 @@ cut_json = st.tuples(any_json, st.integers(0, 40)).map(lambda pair: pair[0][: pa
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    operation=st.sampled_from([SEND, VERIFY, VERIFY_OTP, RESEND]),
+    operation=st.sampled_from([SEND, VERIFY, VERIFY_OTP, RESEND, FORGET]),
     body=any_json | any_bytes | cut_json,
     accept=st.sampled_from(["application/json", "application/problem+json"]),
 )
 def test_any_body_at_all(service: Service, operation: str, body: bytes, accept: str) -> None:
-    """On an id that is nobody's, so that even an accepted body can only end in a refusal; or a valid send."""
+    """On an id that is nobody's, so that even an accepted body can only end in a refusal; or a valid number."""
     unknown = new_otp_id(partition=0, slot=b"\x00\x00", profile=1).text
     answer = service.post(path_of(operation, unknown), content=body, headers={"Accept": accept})
     assert answer.status_code < 500, answer.text
     if answer.status_code == 200:
-        assert operation == SEND
+        assert operation in {SEND, FORGET}
     elif accept == "application/json":
         refused(answer)
     else:

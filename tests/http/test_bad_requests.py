@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from otpsvc.ids import new_otp_id
+from otpsvc.ids import new_message_id, new_otp_id
 from tests.http.attacks import BODIES, JSON_TYPE, answered, good_body, head, path_of, refused
 from tests.http.service import PATIENCE_S, Service, error_of, wrong
 
@@ -119,10 +119,25 @@ def test_ids_of_every_bad_sort(service: Service, pending: str) -> None:
 
 
 @pytest.mark.usefixtures("unchanged")
+def test_message_ids_of_every_bad_sort(service: Service, pending: str) -> None:
+    known = str(service.get(f"/v1/otp/{pending}").json()["message_id"])
+    foreign = [new_message_id(partition=partition).text for partition in (0, 1, 7, 255)]
+    swapped = known[:-1] + ("0" if known[-1] != "0" else "4")
+    bad = [message_id.replace("otp_", "msg_") for message_id in bad_ids(pending)]
+    for message_id in (*bad, *foreign, swapped, known.upper(), known[:-1], known + "0", known + "%00", pending):
+        for path in (f"/v1/messages/{message_id}", f"/v1/sms/status/{message_id}"):
+            error = error_of(service.get(path), 404, "NOT_FOUND" if "%2f" in message_id else "MESSAGE_NOT_FOUND")
+            assert error["details"] == {}, message_id
+    assert service.get(f"/v1/messages/{known}").status_code == 200
+
+
+@pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize(
     "path",
     ["/", "//", "/v1", "/v2/otp", "/v1/otpp", "/V1/OTP", "/v1/otp/a/b", "/v1/otp/a/verify/c", "/v1/otp/a%2Fverify/x",
-     "/v1/sms", "/docs/nothing", "/docs/assets/..%2f..%2fapp.py", "/docs/assets/%00", "/docs/assets/index.html",
+     "/v1/sms", "/v1/sms/status", "/v1/sms/status/a/b", "/v1/messages", "/v1/messages/a/b", "/v1/numbers",
+     "/v1/numbers/+33612345678", "/v1/numbers/forget/a", "/docs/nothing", "/docs/assets/..%2f..%2fapp.py",
+     "/docs/assets/%00", "/docs/assets/index.html",
      "/health", "/health/dead", "/dev", "/dev/inbox.json.bak", "/.env", "/schema", "/%00", "/%ff", "/" + "a/" * 500],
 )  # fmt: skip
 def test_paths_that_lead_nowhere(service: Service, path: str) -> None:
@@ -145,6 +160,9 @@ def test_other_methods(service: Service, pending: str) -> None:
         f"/v1/otp/{pending}/verify": ("GET", "PUT", "DELETE"),
         f"/v1/otp/{pending}/resend": ("GET", "PUT", "DELETE"),
         "/v1/sms/verify-otp": ("GET", "DELETE"),
+        f"/v1/messages/{pending}": ("POST", "PUT", "PATCH", "DELETE"),
+        f"/v1/sms/status/{pending}": ("POST", "DELETE"),
+        "/v1/numbers/forget": ("GET", "PUT", "DELETE"),
         "/health/live": ("POST", "DELETE"),
         "/docs": ("POST",),
         "/dev/inbox.json": ("POST", "DELETE"),
@@ -172,6 +190,7 @@ def test_missing_credentials(service: Service, pending: str, name: str, value: s
         ("POST", "/v1/otp"), ("POST", "/v1/sms/send-otp"), ("POST", "/v1/sms/verify-otp"),
         ("GET", f"/v1/otp/{pending}"),
         ("DELETE", f"/v1/otp/{pending}"), ("POST", f"/v1/otp/{pending}/verify"), ("POST", f"/v1/otp/{pending}/resend"),
+        ("GET", f"/v1/messages/{pending}"), ("GET", f"/v1/sms/status/{pending}"), ("POST", "/v1/numbers/forget"),
     ):  # fmt: skip
         answer = service.http.request(method, path, headers=headers, content=b"not even JSON")
         error_of(answer, 400, "MISSING_AUTH_HEADERS")

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from litestar.exceptions import HTTPException
@@ -13,8 +12,7 @@ from litestar.exceptions import HTTPException
 import otpsvc
 from otpsvc.app import House
 from otpsvc.errors import CATALOGUE, LANGUAGES, ErrorKind, problem
-from otpsvc.otp.service import OtpService
-from tests.http.cable import Cable, plugged_in
+from tests.http.cable import Cable
 from tests.http.service import Service, error_of, new_number, running, settings_for
 
 SECRET = "code 918273 for +33698765432"
@@ -77,14 +75,14 @@ def test_the_type_of_a_problem_is_an_address_that_callers_can_reach(own_stores: 
 
 
 class Exploding:
-    """An OTP service in which everything goes wrong in words that must not get out."""
+    """All services in one, in which everything goes wrong in words that must not get out."""
 
     error: Exception = RuntimeError()
 
     async def _explode(self, *_: Any, **__: Any) -> Any:
         raise self.error
 
-    send = verify = resend = cancel = get = _explode
+    send = verify = resend = cancel = get = look = status = forget = _explode
 
 
 class LoudError(Exception):
@@ -115,7 +113,8 @@ def bomb() -> Exploding:
 @pytest.fixture(scope="module")
 def exploding(own_stores: tuple[str, str], bomb: Exploding) -> Iterator[Service]:
     def with_double(house: House) -> House:
-        return dataclasses.replace(house, otp=cast("OtpService", bomb))
+        double = cast("Any", bomb)
+        return dataclasses.replace(house, otp=double, lookup=double, messages=double, eraser=double)
 
     with running(settings_for(*own_stores), change=with_double) as started:
         yield started
@@ -133,6 +132,9 @@ def test_a_fault_tells_its_kind_and_place_to_the_log_and_nothing_to_the_caller(
         lambda: exploding.post("/v1/otp/x/resend", {}),
         lambda: exploding.get("/v1/otp/x"),
         lambda: exploding.delete("/v1/otp/x"),
+        lambda: exploding.get("/v1/messages/x"),
+        lambda: exploding.get("/v1/sms/status/x"),
+        lambda: exploding.post("/v1/numbers/forget", {"to": "+33698765432"}),
     ]
     for call in calls:
         answer = call()
@@ -155,34 +157,6 @@ def test_what_the_framework_refuses_tells_nothing_either(exploding: Service, bom
 # -- stores that are away
 
 
-@pytest.fixture
-def redis_cable(own_stores: tuple[str, str]) -> Iterator[Cable]:
-    with plugged_in(Path(urlsplit(own_stores[0]).path)) as cable:
-        yield cable
-
-
-@pytest.fixture
-def database_cable(own_stores: tuple[str, str]) -> Iterator[Cable]:
-    query = parse_qs(urlsplit(own_stores[1]).query)
-    with plugged_in(Path(query["host"][0]) / f".s.PGSQL.{query['port'][0]}") as cable:
-        yield cable
-
-
-@pytest.fixture
-def wired(own_stores: tuple[str, str], redis_cable: Cable, database_cable: Cable) -> Iterator[Service]:
-    """A service that reaches both its stores through cables."""
-    address = urlsplit(own_stores[1])
-    port = parse_qs(address.query)["port"][0]
-    settings = settings_for(
-        f"unix://{quote(str(redis_cable.directory))}/redis.sock?db=0",
-        f"postgresql://{address.netloc}{address.path}?host={quote(str(database_cable.directory))}&port={port}",
-        OTPSVC_REDIS_TIMEOUT_S=0.3,
-        OTPSVC_DATABASE_TIMEOUT_S=0.5,
-    )
-    with running(settings) as started:
-        yield started
-
-
 @pytest.mark.parametrize("how", ["cut", "hang"])
 def test_without_redis_it_says_so_and_fails_closed(
     wired: Service, redis_cable: Cable, how: str, watched_log: pytest.LogCaptureFixture
@@ -198,13 +172,19 @@ def test_without_redis_it_says_so_and_fails_closed(
         wired.get(path),
         wired.delete(path),
         wired.post(f"{path}/resend", {}),
+        wired.get(f"/v1/messages/{sent.json()['message_id']}"),
+        wired.get(f"/v1/sms/status/{sent.json()['message_id']}"),
+        wired.post("/v1/numbers/forget", {"to": number}),
     ):
         error = error_of(answer, 503, "SERVICE_UNAVAILABLE")
         assert answer.headers["retry-after"] == str(error["retry_after"]) == "1"
         assert error["retryable"] is True
     ready = wired.http.get("/health/ready")
     assert ready.status_code == 503
-    assert ready.json() == {"status": "unavailable", "parts": {"redis": "unreachable", "postgresql": "ok"}}
+    assert ready.json() == {
+        "status": "unavailable",
+        "parts": {"redis": "unreachable", "postgresql": "ok", "events": "unreachable"},
+    }
     assert wired.http.head("/health/ready").status_code == 503
     assert wired.http.get("/health/live").status_code == 200
     assert number not in watched_log.text
@@ -225,7 +205,10 @@ def test_without_postgresql_a_known_key_goes_on(wired: Service, database_cable: 
     assert wired.verify(sent.json()["otp_id"], wired.code(sent)).json()["valid"] is True
     ready = wired.http.get("/health/ready")
     assert ready.status_code == 200
-    assert ready.json() == {"status": "degraded", "parts": {"redis": "ok", "postgresql": "unreachable"}}
+    assert ready.json() == {
+        "status": "degraded",
+        "parts": {"redis": "ok", "postgresql": "unreachable", "events": "ok"},
+    }
     unknown = wired.send(caller=wired.stranger)
     error_of(unknown, 503, "SERVICE_UNAVAILABLE")
     assert int(unknown.headers["retry-after"]) > 0

@@ -10,7 +10,8 @@ import pytest
 
 from otpsvc import __version__
 from otpsvc.errors import CATALOGUE
-from otpsvc.http.v1 import wire
+from otpsvc.http.v1 import wire, wire_numbers
+from otpsvc.ids import new_message_id
 from tests.http.schemas import faults, resolve
 from tests.http.service import Caller, Service, new_number, wrong
 
@@ -22,6 +23,9 @@ OPERATIONS = {
     ("/v1/otp/{otp_id}/resend", "post"): wire.ResendBody,
     ("/v1/otp/{otp_id}", "get"): None,
     ("/v1/otp/{otp_id}", "delete"): None,
+    ("/v1/messages/{message_id}", "get"): None,
+    ("/v1/sms/status/{message_id}", "get"): None,
+    ("/v1/numbers/forget", "post"): wire_numbers.ForgetBody,
 }
 
 
@@ -134,6 +138,7 @@ class Described:
         body: Any = None,
         *,
         otp_id: str = "",
+        message_id: str = "",
         caller: Caller | None = None,
         headers: dict[str, str] | None = None,
     ) -> httpx.Response:
@@ -141,7 +146,8 @@ class Described:
         content = None if body is None else msgspec.json.encode(body)
         if content is not None:
             given.setdefault("Content-Type", "application/json")
-        answer = self.service.http.request(method, path.format(otp_id=otp_id), content=content, headers=given)
+        address = path.format(otp_id=otp_id, message_id=message_id)
+        answer = self.service.http.request(method, address, content=content, headers=given)
         operation = self.document["paths"][path][method]
         response = operation["responses"][str(answer.status_code)]
         media_type = answer.headers["content-type"]
@@ -219,6 +225,31 @@ def try_the_other_calls(described: Described) -> None:
         described.call(method, one, otp_id="unknown", headers={"X-API-Key": "x"})
 
 
+def try_the_past(described: Described) -> None:
+    """Look at an OTP and its message, living, past and forgotten; forget its number."""
+    service, number = described.service, new_number()
+    sent = described.call("post", "/v1/otp", {"to": number, "metadata": {"a": 1}})
+    otp_id, message_id = sent.json()["otp_id"], sent.json()["message_id"]
+    described.call("post", "/v1/otp/{otp_id}/verify", {"code": wrong(service.code(sent))}, otp_id=otp_id)
+    service.history(otp_id, "otp.rejected")
+
+    def look() -> None:
+        assert described.call("get", "/v1/otp/{otp_id}", otp_id=otp_id).json()["history"]
+        for spelling in ("/v1/messages/{message_id}", "/v1/sms/status/{message_id}"):
+            described.call("get", spelling, message_id=message_id)
+            described.call("get", spelling, message_id=new_message_id(partition=0).text)
+            described.call("get", spelling, message_id=message_id, headers={"X-API-Key": ""})
+
+    look()
+    forget = "/v1/numbers/forget"
+    for body in ({"to": number}, {"to": "nobody"}, {}, {"to": "x" * 20_000}):
+        described.call("post", forget, body)
+    described.call("post", forget, {}, headers={"Content-Type": "text/plain"})
+    described.call("post", forget, {}, headers={"X-Client-ID": "x"})
+    service.purge(otp_id, message_id)
+    look()
+
+
 def test_every_operation_answers_as_described(service: Service, document: dict[str, Any]) -> None:
     described = Described(service, document)
     for spelling in ("/v1/otp", "/v1/sms/send-otp"):
@@ -226,6 +257,7 @@ def test_every_operation_answers_as_described(service: Service, document: dict[s
     for spelling in ("/v1/otp/{otp_id}/verify", "/v1/sms/verify-otp"):
         try_verifies(described, spelling)
     try_the_other_calls(described)
+    try_the_past(described)
     for path, method in OPERATIONS:
         outcomes = {outcome for *where, outcome in described.seen if where == [path, method]}
         assert "200" in outcomes, (path, method)

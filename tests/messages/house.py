@@ -7,9 +7,8 @@ from typing import Any
 from otpsvc.crypto import Keyring
 from otpsvc.messages.dispatcher import Dispatcher
 from otpsvc.messages.model import MessageStatus
-from otpsvc.senders.contract import (
-    Sender,
-)
+from otpsvc.messages.ports import HandoverObserver
+from otpsvc.senders.contract import Sender
 from otpsvc.testing import ManualClock, MemoryQueue
 
 NUMBER, CODE = "+33698765432", "987654"
@@ -36,7 +35,11 @@ class House:
         return self.record.events[-1] if self.record.events else None
 
     def dispatcher(
-        self, *senders: Sender[Any], mirrors: Sequence[Sender[Any]] = (), step_timeout_s: float = 10.0
+        self,
+        *senders: Sender[Any],
+        mirrors: Sequence[Sender[Any]] = (),
+        step_timeout_s: float = 10.0,
+        observer: HandoverObserver | None = None,
     ) -> Dispatcher:
         return Dispatcher(
             keyring=self.keyring,
@@ -45,6 +48,7 @@ class House:
             clock=self.clock,
             lease_s=LEASE_S,
             step_timeout_s=step_timeout_s,
+            observer=observer,
         )
 
     async def deliver(self, dispatcher: Dispatcher) -> None:

@@ -64,6 +64,10 @@ class House:
     async def send(self, to: str = "+33612345678", **fields: Any) -> SentOtp:
         return await self.service.send(CALLER, SendRequest(to=to, **fields))
 
+    async def queue_with_one(self) -> RedisMessageQueue:
+        sent = await self.send()
+        return self.queues[parse_message_id(sent.message_id).partition]
+
     async def until(self, sent: SentOtp, *statuses: str) -> str:
         async with asyncio.timeout(15):
             while True:
@@ -179,27 +183,58 @@ async def test_what_a_lost_answer_leased_is_handed_out_again(house: House) -> No
         await queue.claim(limit=5, lease_s=30)
     queue._client.run = real  # type: ignore[method-assign]  # and is mended
     (claimed,) = (await queue.claim(limit=5, lease_s=30)).messages
-    assert not claimed.is_uncertain
+    assert claimed.begun_by == ""
     assert (await queue.claim(limit=5, lease_s=30)).messages == []
 
 
 async def test_what_may_have_been_sent_stays_so_whoever_gives_it_back(house: House) -> None:
     """A lease runs out in a send; the next worker is stopping and gives it back; a third must not repeat it."""
-    sent = await house.send()
-    queue = house.queues[parse_message_id(sent.message_id).partition]
-    await queue.claim(limit=1, lease_s=0)
+    queue = await house.queue_with_one()
+    (first,) = (await queue.claim(limit=1, lease_s=0)).messages
+    assert await queue.begin(first.message_id, first.token, sender="a")
     (second,) = (await queue.claim(limit=1, lease_s=30)).messages
-    assert second.is_uncertain
-    assert await queue.release(second.message_id, second.token, due_in_s=0, reason="worker_stopping")
+    assert second.begun_by == "a"
+    assert await queue.release(
+        second.message_id, second.token, due_in_s=0, reason="worker_stopping", begun_by=second.begun_by
+    )
     (third,) = (await queue.claim(limit=1, lease_s=30)).messages
-    assert third.is_uncertain
+    assert third.begun_by == "a"
+    assert await queue.release(third.message_id, third.token, due_in_s=0, reason="retry_later")
+    (fourth,) = (await queue.claim(limit=1, lease_s=30)).messages
+    assert fourth.begun_by == "", "a definite answer settles it"
 
 
-async def test_a_cancelled_code_is_not_wanted_any_more(house: House) -> None:
+async def test_a_worker_that_died_before_it_began_a_call_leaves_no_doubt(house: House) -> None:
+    queue = await house.queue_with_one()
+    await queue.claim(limit=1, lease_s=0)
+    (claimed,) = (await queue.claim(limit=1, lease_s=30)).messages
+    assert (claimed.begun_by, claimed.tries) == ("", 2)
+
+
+async def test_no_call_of_a_cancelled_code_begins(house: House) -> None:
     sent = await house.send()
     queue = house.queues[parse_message_id(sent.message_id).partition]
     (claimed,) = (await queue.claim(limit=1, lease_s=30)).messages
-    assert await queue.is_wanted(claimed.message_id, claimed.token)
-    assert not await queue.is_wanted(claimed.message_id, "another token")
+    assert await queue.begin(claimed.message_id, claimed.token, sender="a")
+    assert not await queue.begin(claimed.message_id, "another token", sender="b")
     await house.service.cancel(CALLER, sent.otp_id)
-    assert not await queue.is_wanted(claimed.message_id, claimed.token)
+    assert not await queue.begin(claimed.message_id, claimed.token, sender="b")
+
+
+async def test_what_was_recorded_once_is_told_again_and_changes_nothing(house: House) -> None:
+    queue = await house.queue_with_one()
+    (first,) = (await queue.claim(limit=1, lease_s=30)).messages
+    for _ in range(2):
+        assert await queue.release(first.message_id, first.token, due_in_s=0, reason="retry_later")
+    (claimed,) = (await queue.claim(limit=1, lease_s=30)).messages
+    for _ in range(2):
+        assert await queue.record_sent(claimed.message_id, claimed.token, sender="a", provider_id="p")
+    assert not await queue.record_sent(claimed.message_id, "another token", sender="b", provider_id=None)
+    assert (await queue.claim(limit=1, lease_s=30)).messages == []
+
+
+async def test_a_wake_token_that_a_cancelled_wait_took_is_left_again(house: House) -> None:
+    queue = house.queues[0]
+    await queue.rewake()
+    async with asyncio.timeout(5):
+        await queue.wait(60)

@@ -13,6 +13,7 @@ import redis.asyncio
 from otpsvc.clients.model import Mode, Principal
 from otpsvc.crypto import Keyring
 from otpsvc.errors import ApiError
+from otpsvc.events.model import Event, event_of
 from otpsvc.ids import OtpId
 from otpsvc.messages.model import ClaimedMessage
 from otpsvc.otp.codes import CodeHasher
@@ -32,8 +33,9 @@ from otpsvc.otp.ports import (
 )
 from otpsvc.otp.service import OtpService
 from otpsvc.redis.client import RedisClient
+from otpsvc.redis.events import RedisEventStream
 from otpsvc.redis.keys import Keys
-from otpsvc.redis.messages import RedisMessageQueue
+from otpsvc.redis.messages import RedisMessageQueue, RedisMessageRecords
 from otpsvc.redis.otp import RedisOtpStore
 
 NUMBER = "+33612345678"
@@ -81,8 +83,8 @@ class RememberingStore:
         self.commands.append(command)
         return await self._store.verify(command)
 
-    async def cancel(self, tenant: Tenant, otp_id: OtpId) -> Refusal | None:
-        return await self._store.cancel(tenant, otp_id)
+    async def cancel(self, tenant: Tenant, otp_id: OtpId, *, event_limit: int) -> Refusal | None:
+        return await self._store.cancel(tenant, otp_id, event_limit=event_limit)
 
     async def get(self, tenant: Tenant, otp_id: OtpId) -> StoredOtp | None:
         return await self._store.get(tenant, otp_id)
@@ -104,10 +106,14 @@ class House:
 
     service: OtpService
     store: RememberingStore
+    redis_store: RedisOtpStore
     raw: Any  # the library's types allow for answers of every kind of server
     client: RedisClient
     keys: Keys
     queue: RedisMessageQueue
+    stream: RedisEventStream
+    records: RedisMessageRecords
+    keyring: Keyring
     catcher: CodeCatcher = field(default_factory=CodeCatcher)
 
     @property
@@ -172,11 +178,27 @@ class House:
         return [name.decode() for name in await self.raw.zrange(self.keys.partitions[0].due, 0, -1)]
 
     async def events(self) -> list[tuple[str, str]]:
-        """What happened so far: event names with their OTPs."""
-        return [
-            (facts[b"event"].decode(), facts[b"otp_id"].decode())
-            for _, facts in await self.raw.xrange(self.keys.partitions[0].events)
-        ]
+        """What happened to OTPs so far: event names with their OTPs."""
+        return [(event.name, event.otp_id) for event in await self.all_events() if event.name.startswith("otp.")]
+
+    async def message_events(self) -> list[tuple[str, str, str]]:
+        """What happened to messages so far: event names with their messages and why."""
+        events = [event for event in await self.all_events() if event.name.startswith("message.")]
+        return [(event.name, event.message_id, event.data["reason"]) for event in events]
+
+    async def all_events(self) -> list[Event]:
+        """Everything that happened so far and was not yet written elsewhere."""
+        return [event_of(facts) for _, facts in await self.raw.xrange(self.keys.partitions[0].events)]
+
+    async def forget(self, to: str, caller: Principal | None = None) -> tuple[int, int]:
+        """Erase a number from one client's records; return from how many OTPs and messages."""
+        tenant = Tenant((caller or self.caller()).client_id, (caller or self.caller()).mode)
+        index = self.keyring.index("number", to).hex()
+        return await self.redis_store.forget(tenant, partition=0, to_index=index)
+
+    async def sweep(self) -> int:
+        """Tell of those that expired; return how many were looked at."""
+        return (await self.redis_store.sweep(0, limit=100)).n_seen
 
     async def blocked(self, number: int) -> None:
         """Return once so many connections wait for a token."""
@@ -253,6 +275,7 @@ async def open_house(
     profile: str = "hmac-sha256",
     accepted: tuple[str, ...] = (),
     partitions: int = 1,
+    is_fenced: bool = False,
 ) -> AsyncIterator[House]:
     """Build the service as `app.py` does, over the store at `redis_url`."""
     client = RedisClient(redis_url, timeout_s=5, max_connections=32)
@@ -261,12 +284,15 @@ async def open_house(
     keyring = Keyring.from_masters(masters or MASTERS)
     hasher = CodeHasher(keyring, profile, accepted)
     catcher = CodeCatcher()
-    store = RememberingStore(RedisOtpStore(client, keys))
+    redis_store = RedisOtpStore(client, keys, is_fenced=is_fenced)
+    store = RememberingStore(redis_store)
     service = OtpService(
         store=store, keyring=keyring, hasher=hasher, texts=catcher, limits=limits or Limits(), partitions=partitions
     )
     try:
-        yield House(service, store, raw, client, keys, RedisMessageQueue(client, keys.partitions[0]), catcher)
+        queue = RedisMessageQueue(client, keys.partitions[0], is_fenced=is_fenced)
+        stream, records = RedisEventStream(client, keys), RedisMessageRecords(client, keys)
+        yield House(service, store, redis_store, raw, client, keys, queue, stream, records, keyring, catcher)
     finally:
         hasher.close()
         await client.close()

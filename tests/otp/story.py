@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+from otpsvc.ids import parse_message_id
 from otpsvc.messages.model import MessageStatus
 from otpsvc.otp.policy import Limits
 from tests.otp.house import HOUR_S, NUMBER, OTHER_CLIENT, OTHER_NUMBER, House, open_house, refusal_of
 
 WRONG_GUESS = "7391846205"
 THIRD_NUMBER = "+33655554444"
+FOURTH_NUMBER = "+33655553333"
+FIFTH_NUMBER = "+33655552222"
 SESSION = "the-session-word"
 ADDRESS = "203.0.113.77"
 CODE_LENGTH = 10  # so long that no code can stand by chance in a time or an id
@@ -18,7 +21,7 @@ class Told:
     """What must stand nowhere."""
 
     codes: list[str]
-    numbers: tuple[str, ...] = (NUMBER, OTHER_NUMBER, THIRD_NUMBER)
+    numbers: tuple[str, ...] = (NUMBER, OTHER_NUMBER, THIRD_NUMBER, FOURTH_NUMBER, FIFTH_NUMBER)
 
 
 async def tell(house: House, redis_url: str) -> Told:
@@ -30,11 +33,15 @@ async def tell(house: House, redis_url: str) -> Told:
     async with (
         open_house(redis_url, limits=Limits(service_sends_per_hour=100)) as wide,
         open_house(redis_url, limits=tight) as narrow,
-        open_house(redis_url, limits=Limits(queue_limit=1)) as full,
+        open_house(redis_url, limits=Limits(queue_limit=1, event_limit=1)) as full,
+        open_house(redis_url, is_fenced=True) as fenced,
     ):
         await resend_under_every_limit(wide)
         await refuse(narrow, full)
-        return Told([*house.codes, *wide.codes, *narrow.codes, *full.codes])
+        await end_with_the_history(fenced)
+        await move_events_on(house)
+        await forget(house)
+        return Told([*house.codes, *wide.codes, *narrow.codes, *full.codes, *fenced.codes])
 
 
 async def send_and_guess(house: House) -> None:
@@ -101,11 +108,12 @@ async def deliver(house: House) -> None:
         await house.send(caller, purpose=f"d{n}")
     sent, failed, later, _ = await house.claim()
     assert await house.queue.record_sent(sent.message_id, sent.token, sender="inbox", provider_id="g-1")
-    assert not await house.queue.record_sent(sent.message_id, sent.token, sender="inbox", provider_id="g-1")
+    assert await house.queue.record_sent(sent.message_id, sent.token, sender="inbox", provider_id="g-1")
+    assert not await house.queue.record_sent(sent.message_id, "another token", sender="inbox", provider_id="g-1")
     assert await house.queue.record_final(failed.message_id, failed.token, MessageStatus.FAILED, reason="rejected")
     await house.queue.wait(0)
-    assert await house.queue.is_wanted(later.message_id, later.token)
-    assert not await house.queue.is_wanted(later.message_id, "another token")
+    assert await house.queue.begin(later.message_id, later.token, sender="inbox")
+    assert not await house.queue.begin(later.message_id, "another token", sender="inbox")
     assert await house.queue.release(later.message_id, later.token, due_in_s=5, reason="retry_later")
     await house.claim(limit=1)
     await house.send(caller, purpose="waiting")
@@ -131,3 +139,41 @@ async def refuse(narrow: House, full: House) -> None:
     await refusal_of(narrow.resend(sent.otp_id, easy))
     await refusal_of(full.send(easy, to=OTHER_NUMBER))
     await refusal_of(full.resend(sent.otp_id, easy))
+    await refusal_of(full.verify(sent.otp_id, WRONG_GUESS))
+    await refusal_of(full.cancel(sent.otp_id))
+
+
+async def end_with_the_history(fenced: House) -> None:
+    caller = fenced.caller(code_length=CODE_LENGTH)
+    sent, code = await fenced.send_with_code(caller, to=FOURTH_NUMBER)
+    await fenced.send(caller, to=FOURTH_NUMBER, purpose="login")
+    for name in await fenced.names():
+        if await fenced.raw.type(name) == b"hash" and await fenced.raw.hget(name, "fence"):
+            await fenced.raw.hset(name, "fence", "0" * 40)
+    for call in (fenced.verify(sent.otp_id, code), fenced.resend(sent.otp_id), fenced.cancel(sent.otp_id)):
+        await refusal_of(call)
+    await fenced.get(sent.otp_id)
+    await fenced.claim()
+
+
+async def move_events_on(house: House) -> None:
+    await house.queue.wait(0)
+    await house.queue.rewake()
+    await house.stream.prepare()
+    await house.stream.prepare()
+    entries = await house.stream.read(limit=3, wait_s=0.01)
+    await house.stream.acknowledge(entries[1:])
+    await house.stream.acknowledge(entries[:1])
+
+
+async def forget(house: House) -> None:
+    caller = house.caller(OTHER_CLIENT, code_length=CODE_LENGTH)
+    kept, forgotten = await house.send(caller, to=FOURTH_NUMBER), await house.send(caller, to=FIFTH_NUMBER)
+    await house.resend(forgotten.otp_id, caller)
+    await house.forget(FIFTH_NUMBER, caller)
+    records, message_id = house.records, parse_message_id(kept.message_id)
+    assert await records.find(OTHER_CLIENT, "test", message_id)
+    assert await records.find(OTHER_CLIENT, "live", message_id) is None
+    await house.age(301)
+    await house.sweep()
+    await house.send(caller, to=FOURTH_NUMBER)

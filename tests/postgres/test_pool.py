@@ -18,6 +18,10 @@ QUERIES = parse(
     "-- name: settings one ()\nselect current_setting('application_name') as name,"
     " current_setting('timezone') as zone, current_setting('statement_timeout') as time_out\n"
     "-- name: nothing exec ()\nselect\n"
+    "-- name: who value ()\nselect pg_backend_pid()\n"
+    "-- name: make exec ()\ncreate table made (id integer)\n"
+    "-- name: add exec ()\ninsert into made values (1)\n"
+    "-- name: count value ()\nselect count(*) from made\n"
 )
 
 
@@ -33,6 +37,47 @@ async def test_rows_by_cardinality(database: Database) -> None:
 async def test_a_query_is_run_as_what_it_is(database: Database) -> None:
     with pytest.raises(TypeError, match="answers many, not one"):
         await database.one(QUERIES["numbers"])
+
+
+async def test_a_session_is_one_connection(database: Database) -> None:
+    async with database.session("test") as session:
+        pids = {await session.value(QUERIES["who"]) for _ in range(5)}
+        row = await session.one(QUERIES["settings"])
+        assert [one["n"] for one in await session.many(QUERIES["numbers"])] == [1, 2]
+        await session.execute(QUERIES["nothing"])
+        with pytest.raises(TypeError, match="answers value, not many"):
+            await session.many(QUERIES["who"])
+    assert len(pids) == 1
+    assert row is not None
+
+
+async def test_a_transaction_is_all_or_nothing(database: Database) -> None:
+    await database.execute(QUERIES["make"])
+
+    async def add_and_fail() -> None:
+        async with database.transaction("test") as session:
+            await session.execute(QUERIES["add"])
+            await session.value(QUERIES["divide"], by=0)
+
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await add_and_fail()
+    assert await database.value(QUERIES["count"]) == 0
+    async with database.transaction("test") as session:
+        await session.execute(QUERIES["add"])
+        assert await database.value(QUERIES["count"]) == 0
+    assert await database.value(QUERIES["count"]) == 1
+
+
+async def test_an_outage_is_one_line(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    database = await open_database(database_url, timeout_s=0.1)
+    for _ in range(2):
+        for _ in range(3):
+            with pytest.raises(ApiError):
+                await database.value(QUERIES["nap"])
+        assert await database.value(QUERIES["divide"], by=1) == 1
+    warnings = [record for record in caplog.records if record.name == "otpsvc.postgres.pool"]
+    assert [record.levelname for record in warnings] == ["WARNING"] * 2
+    await database.close()
 
 
 async def test_a_wrong_statement_is_not_an_outage(database: Database) -> None:

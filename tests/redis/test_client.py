@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
-from otpsvc.errors import ApiError, ConfigurationError
+from otpsvc.errors import ApiError
 from otpsvc.otp.model import VerifiedOtp, WrongGuess
 from otpsvc.redis.client import RedisClient
 from otpsvc.redis.scripts import load
@@ -99,7 +100,7 @@ async def test_a_store_that_is_away_is_told_at_once(folder: Path, caplog: pytest
             assert (await refusal_of(house.client.check_server())).code == "SERVICE_UNAVAILABLE"
             assert (await refusal_of(house.queue.wait(0.01))).code == "SERVICE_UNAVAILABLE"
             code = house.codes[0]
-    assert "the store did not answer" in caplog.text
+    assert "the store is away" in caplog.text
     assert code not in caplog.text
 
 
@@ -205,65 +206,7 @@ async def test_a_lost_answer_to_a_claim_does_not_lose_the_messages(lossy: tuple[
     assert way.lost == 1
     messages = await house.claim()
     assert [message.message_id for message in messages] == [sent.message_id]
-    assert not messages[0].is_uncertain
-
-
-async def test_an_evicting_store_is_refused(house: House) -> None:
-    await house.client.check_server()
-    await house.raw.config_set("maxmemory-policy", "allkeys-lru")
-    try:
-        with pytest.raises(ConfigurationError, match="maxmemory-policy is allkeys-lru"):
-            await house.client.check_server()
-    finally:
-        await house.raw.config_set("maxmemory-policy", "noeviction")
-
-
-@pytest.mark.parametrize(
-    ("said", "told"),
-    [
-        ({"redis_version": "6.2.14"}, "redis 6.2.14 is too old, 7.0"),
-        ({"redis_version": "7.2.4", "valkey_version": "7.1.0"}, "valkey 7.1.0 is too old, 7.2"),
-        ({"redis_version": "7.2.4", "redis_mode": "cluster"}, "Cluster is not supported"),
-        ({"redis_version": "7.2.4", "maxmemory_policy": "volatile-ttl"}, "volatile-ttl"),
-        ({"redis_version": "7.2.4", "aof_enabled": 0}, "append-only file is off"),
-        ({"redis_version": "7.0.0", "aof_enabled": 1}, None),
-        ({"redis_version": "10.1.0", "aof_enabled": 1}, None),
-        (
-            {"redis_version": "7.2.4", "valkey_version": "7.2.0", "maxmemory_policy": "noeviction", "aof_enabled": 1},
-            None,
-        ),
-    ],
-)
-async def test_only_a_fit_store_will_do(
-    house: House, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], told: str | None
-) -> None:
-    async def info() -> dict[str, Any]:
-        return said
-
-    monkeypatch.setattr(house.client._redis, "info", info)
-    if told is None:
-        await house.client.check_server()
-    else:
-        with pytest.raises(ConfigurationError, match=told):
-            await house.client.check_server()
-
-
-async def test_a_store_that_keeps_its_writes_otherwise(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def info() -> dict[str, Any]:
-        return {"redis_version": "7.2.4", "aof_enabled": 0}
-
-    monkeypatch.setattr(house.client._redis, "info", info)
-    await house.client.check_server(needs_append_only=False)
-
-
-async def test_a_wrong_password_is_a_matter_of_configuration(redis_url: str) -> None:
-    client = RedisClient(f"{redis_url}&username=nobody&password=hunter2", timeout_s=5, max_connections=2)
-    try:
-        with pytest.raises(ConfigurationError) as caught:
-            await client.check_server()
-    finally:
-        await client.close()
-    assert "hunter2" not in str(caught.value)
+    assert messages[0].begun_by == ""
 
 
 async def test_waiting_for_a_token_ends_with_the_time(house: House) -> None:
@@ -304,3 +247,55 @@ async def test_errors_of_the_store_say_nothing_of_what_was_sent(folder: Path) ->
             await house.send(key="the-key")
     assert str(caught.value) == "SERVICE_UNAVAILABLE"
     assert house.codes[0] not in repr(caught.value.__cause__)
+
+
+async def test_a_command_gives_its_reply_as_it_comes(house: House) -> None:
+    entry = await house.client.command("XADD", "stream", "*", "name", b"\xff")
+    assert await house.client.command("XRANGE", "stream", "-", "+") == [[entry, [b"name", b"\xff"]]]
+    assert await house.client.command("GET", "nothing") is None
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await house.client.command("GET", "stream")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await house.client.waiting_command("BLPOP", "stream", "0.01", timeout_s=0.01)
+
+
+async def test_a_command_that_waits_gives_what_came(house: House) -> None:
+    await house.client.command("XGROUP", "CREATE", "stream", "group", "$", "MKSTREAM")
+    read = ("XREADGROUP", "GROUP", "group", "me", "COUNT", 10, "BLOCK", 30_000, "STREAMS", "stream", ">")
+    waiting = asyncio.create_task(house.client.waiting_command(*read, timeout_s=30))
+    await house.blocked(1)
+    entry = await house.client.command("XADD", "stream", "*", "name", "value")
+    assert await waiting == [[b"stream", [[entry, [b"name", b"value"]]]]]
+    assert await house.client.waiting_command(*read[:7], 10, *read[8:], timeout_s=0.01) is None
+
+
+async def test_a_wait_that_the_store_does_not_end_is_ended_here(house: House, redis_url: str) -> None:
+    client = RedisClient(redis_url, timeout_s=0.1, max_connections=1)
+    for _ in range(3):
+        error = await refusal_of(client.waiting_command("BLPOP", "tokens", "0", timeout_s=0.05))
+        assert (error.code, error.reason) == ("SERVICE_UNAVAILABLE", "store_timeout")
+    await house.blocked(0)
+    await client.ping()
+    await client.close()
+
+
+async def test_only_what_may_run_twice_runs_twice(redis_url: str, folder: Path) -> None:
+    async with lossy_way(redis_url, folder) as (way, url), open_house(url) as house:
+        way.to_lose = 1
+        assert await house.client.command("RPUSH", "twice", "EVALSHA") == 2  # the word makes its answer get lost
+        way.to_lose = 1
+        error = await refusal_of(house.client.command("RPUSH", "once", "EVALSHA", is_repeatable=False))
+        assert (error.code, error.reason) == ("SERVICE_UNAVAILABLE", "store_lost")
+        assert await house.client.command("LLEN", "once") == 1
+        way.to_lose = 1
+        await house.client.command("RPUSH", "taken", "a", "b")
+        error = await refusal_of(house.client.waiting_command("BLPOP", "EVALSHA", "taken", "1", timeout_s=1))
+        assert error.code == "SERVICE_UNAVAILABLE"
+        assert await house.client.command("LRANGE", "taken", 0, -1) == [b"b"]
+
+
+async def test_a_name_that_cannot_be_looked_up_is_an_outage() -> None:
+    client = RedisClient("redis://store.invalid:6379/0", timeout_s=0.5, max_connections=1)
+    async with asyncio.timeout(30):
+        assert (await refusal_of(client.ping())).code == "SERVICE_UNAVAILABLE"
+    await client.close()

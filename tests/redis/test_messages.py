@@ -19,7 +19,7 @@ async def test_a_claim_hands_out_what_a_worker_needs(house: House) -> None:
     view = await house.get(sent.otp_id)
     assert (message.message_id, message.otp_id, message.client_id) == (
         sent.message_id, sent.otp_id, house.caller().client_id)  # fmt: skip
-    assert (message.mode, message.channel, message.tries, message.is_uncertain) == ("test", "sms", 1, False)
+    assert (message.mode, message.channel, message.tries, message.begun_by) == ("test", "sms", 1, "")
     assert (message.created_at_ms, message.expires_at_ms) == (view.created_at, view.expires_at)
     assert view.message_status == "processing"
     assert NUMBER.encode() not in message.sealed
@@ -48,13 +48,17 @@ async def test_claims_tell_when_to_come_back(house: House) -> None:
     assert 20_000 < later <= 30_000
 
 
-async def test_a_lease_that_runs_out_goes_to_another_worker_who_is_told(house: House) -> None:
+@pytest.mark.parametrize("is_begun", [False, True])
+async def test_a_lease_that_runs_out_goes_to_another_worker_who_is_told(house: House, is_begun: bool) -> None:
     await house.send()
     first = await one(house, lease_s=20)
     assert await house.claim() == []
+    if is_begun:
+        assert await house.queue.begin(first.message_id, first.token, sender="vonage")
     await house.age(20)
     second = await one(house, lease_s=20)
-    assert (second.message_id, second.tries, second.is_uncertain) == (first.message_id, 2, True)
+    told = "vonage" if is_begun else ""
+    assert (second.message_id, second.tries, second.begun_by) == (first.message_id, 2, told)
     assert second.token != first.token
     before = await house.snapshot()
     assert not await house.queue.record_sent(first.message_id, first.token, sender="x", provider_id=None)
@@ -93,7 +97,10 @@ async def test_a_sent_message_is_over(house: House) -> None:
     assert "token" not in stored
     assert not await house.has_text(sent.message_id)
     assert await house.waiting() == []
-    assert not await house.queue.record_sent(sent.message_id, message.token, sender="x", provider_id=None)
+    before = await house.snapshot()
+    assert await house.queue.record_sent(sent.message_id, message.token, sender="inbox", provider_id="g-7")
+    assert not await house.queue.record_sent(sent.message_id, "another", sender="x", provider_id=None)
+    assert await house.snapshot() == before
     assert (await house.get(sent.otp_id)).message_status == "sent"
     assert await house.status(sent.otp_id) == "pending"
 
@@ -118,8 +125,42 @@ async def test_a_released_message_is_due_again_and_nobody_is_in_doubt(house: Hou
     assert await house.claim() == []
     await house.age(20)
     again = await one(house)
-    assert (again.tries, again.is_uncertain) == (2, False)
-    assert not await house.queue.release(sent.message_id, message.token, due_in_s=0, reason="x")
+    assert (again.tries, again.begun_by) == (2, "")
+    before = await house.snapshot()
+    assert await house.queue.release(sent.message_id, message.token, due_in_s=0, reason="x")
+    assert await house.snapshot() == before
+
+
+@pytest.mark.parametrize("kept", ["", "vonage"])
+async def test_who_gives_back_says_who_may_have_it(house: House, kept: str) -> None:
+    sent = await house.send()
+    message = await one(house)
+    assert await house.queue.begin(sent.message_id, message.token, sender="vonage")
+    await house.queue.release(sent.message_id, message.token, due_in_s=0, reason="retry_later", begun_by=kept)
+    assert (await one(house)).begun_by == kept
+
+
+@pytest.mark.parametrize("end", ["verified", "locked", "superseded", "cancelled", "resent", "lease"])
+async def test_no_sender_is_begun_for_what_is_no_longer_wanted(house: House, end: str) -> None:
+    sent, code = await house.send_with_code()
+    message = await one(house, lease_s=20)
+    match end:
+        case "verified":
+            await house.verify(sent.otp_id, code)
+        case "locked":
+            await house.lock(sent.otp_id, code)
+        case "superseded":
+            await house.send()
+        case "cancelled":
+            await house.cancel(sent.otp_id)
+        case "resent":
+            await house.resend(sent.otp_id)
+        case _:
+            await house.age(20)
+            await house.claim()
+    before = await house.snapshot()
+    assert not await house.queue.begin(sent.message_id, message.token, sender="vonage")
+    assert await house.snapshot() == before
 
 
 async def test_a_released_message_can_still_be_taken_back(house: House) -> None:

@@ -181,6 +181,10 @@ async def test_scripts_read_and_decide_first_then_write(
         reads = [place for place, kind in enumerate(kinds) if "readonly" in kind]
         if writes:
             told = (call.script, [command[:2] for command in call.commands])
+            if call.script == "events_acknowledge":
+                # What frees memory must work where there is none left; it writes to one key, whose state it asks after.
+                assert all("denyoom" not in kinds[place] for place in writes)
+                continue
             assert max(reads, default=-1) < writes[0], told
             assert "denyoom" in kinds[writes[0]], told
 
@@ -201,7 +205,7 @@ async def test_every_name_that_a_script_touches_is_in_the_table(
     for call in calls:
         tags = set()
         for command in call.commands:
-            if command[0] == "TIME":
+            if command[0] in {"TIME", "INFO"}:
                 continue
             for key in map(str, await house.raw.command_getkeys(*command)):
                 (spec,) = [spec for spec in TABLE if pattern(spec).fullmatch(key)]
@@ -210,7 +214,7 @@ async def test_every_name_that_a_script_touches_is_in_the_table(
                     writers[spec.name].add(call.script)
         assert len({tag for tag in tags if tag.startswith("{p")}) == 1
         assert len({tag for tag in tags if tag.startswith("{c:")}) <= 1
-    assert writers == {spec.name: set(spec.writers) for spec in TABLE}
+    assert writers == {spec.name: set(spec.writers) for spec in TABLE if spec.writers}
 
 
 async def test_every_key_ends_by_itself_but_the_bounded_ones(house: House, redis_url: str) -> None:
@@ -222,15 +226,16 @@ async def test_every_key_ends_by_itself_but_the_bounded_ones(house: House, redis
         assert (left > 0) != spec.is_bounded, name
         if left < 0:
             unbounded.add(spec.name)
-    assert unbounded == {"{pNN}:due", "{pNN}:events"}
+    assert unbounded == {"{pNN}:due", "{pNN}:ends", "{pNN}:events"}
 
 
 async def test_nothing_but_the_bounded_ones_is_left_after_two_days(house: House, redis_url: str) -> None:
     await tell(house, redis_url)
     await house.age(2 * 86_400)
-    assert [name.decode().rpartition(":")[2] for name in await house.names()] == ["due", "events"]
+    assert [name.decode().rpartition(":")[2] for name in await house.names()] == ["due", "ends", "events"]
     await house.claim()
-    assert await house.waiting() == []
+    await house.sweep()
+    assert [name.decode().rpartition(":")[2] for name in await house.names()] == ["events"]
 
 
 def pattern(spec: KeySpec) -> re.Pattern[str]:

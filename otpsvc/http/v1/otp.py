@@ -7,11 +7,14 @@ from litestar import Request, Response, Router, delete, get, post
 from litestar.params import FromPath
 
 from otpsvc.clients.auth import Authenticator
+from otpsvc.events.lookup import OtpLookup
 from otpsvc.http.auth import caller_of
 from otpsvc.http.bodies import BodyReader, idempotency_key
-from otpsvc.http.openapi import described
+from otpsvc.http.metered import CallMeter, ended_as, metered
+from otpsvc.http.openapi import BODY_ERRORS, described
 from otpsvc.http.problems import JSON, language
 from otpsvc.http.v1 import wire
+from otpsvc.http.v1.uncounted import Uncounted
 from otpsvc.otp.model import SentOtp, VerifiedOtp, VerifyRequest, WrongGuess
 from otpsvc.otp.service import OtpService
 
@@ -36,13 +39,12 @@ _WRONG = {
     "ru": "Код неверный.",
 }
 
-_BODY_ERRORS = ("VALIDATION_ERROR", "INVALID_JSON", "REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _LIMIT_ERRORS = ("OTP_COOLDOWN", "OTP_RATE_LIMIT", "RATE_LIMIT_EXCEEDED", "IDEMPOTENCY_CONFLICT")
 _SEND_OPERATION = described(
     body=wire.SendBody,
     answers=[wire.SendAnswer],
     errors=[
-        *_BODY_ERRORS,
+        *BODY_ERRORS,
         "INVALID_PHONE_NUMBER",
         "INVALID_TEMPLATE",
         "MESSAGE_TOO_LONG",
@@ -52,7 +54,7 @@ _SEND_OPERATION = described(
     takes_idempotency_key=True,
 )
 _VERIFY_ERRORS = (
-    *_BODY_ERRORS,
+    *BODY_ERRORS,
     "INVALID_PHONE_NUMBER",
     "INVALID_OTP_FORMAT",
     "OTP_NOT_FOUND",
@@ -63,15 +65,23 @@ _VERIFY_ERRORS = (
 _VERIFY_ANSWERS: tuple[type[msgspec.Struct], ...] = (wire.VerifiedAnswer, wire.WrongAnswer)
 
 
-def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyReader) -> Router:
-    """Make the routes over a service; what they need is handed in, nothing is looked up."""
+def otp_router(
+    service: OtpService,
+    lookup: OtpLookup,
+    authenticator: Authenticator,
+    bodies: BodyReader,
+    metrics: CallMeter | None = None,
+) -> Router:
+    """Make the routes over the services; what they need is handed in, nothing is looked up."""
+    meter = metrics or Uncounted()
 
     @post(["/otp", "/sms/send-otp"], status_code=200, operation_class=_SEND_OPERATION, summary="Send a code")
+    @metered(meter, "send", "accepted")
     async def send(request: Call) -> Response[bytes]:
         """Make a code, send it to `to`, answer with all that a user interface needs to show."""
         caller = await caller_of(request, authenticator)
         body = await bodies.read(request, _SEND)
-        return _sent(await service.send(caller, body.to_request(), idempotency_key(request)))
+        return _sent(request, await service.send(caller, body.to_request(), idempotency_key(request)))
 
     @post(
         "/otp/{otp_id:str}/verify",
@@ -81,6 +91,7 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
         ),
         summary="Verify a code",
     )
+    @metered(meter, "verify", "right")
     async def verify(request: Call, otp_id: FromPath[str]) -> Response[bytes]:
         """Compare one guess. A right one consumes the code; a wrong one answers 200 with `valid: false`."""
         caller = await caller_of(request, authenticator)
@@ -95,6 +106,7 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
         ),
         summary="Verify a code (ZimSend's spelling)",
     )
+    @metered(meter, "verify", "right")
     async def verify_otp(request: Call) -> Response[bytes]:
         """Compare one guess; the OTP's id is in the body."""
         caller = await caller_of(request, authenticator)
@@ -110,7 +122,7 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
             is_body_required=False,
             answers=[wire.SendAnswer],
             errors=[
-                *_BODY_ERRORS,
+                *BODY_ERRORS,
                 "OTP_NOT_FOUND",
                 "OTP_EXPIRED",
                 "OTP_MAX_ATTEMPTS",
@@ -121,21 +133,26 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
         ),
         summary="Send another code for the same verification",
     )
+    @metered(meter, "resend", "accepted")
     async def resend(request: Call, otp_id: FromPath[str]) -> Response[bytes]:
         """Make a fresh code with a fresh life for the same id. Used attempts stay used; at most five times."""
         caller = await caller_of(request, authenticator)
         body = await bodies.read_optional(request, _RESEND, wire.ResendBody())
-        return _sent(await service.resend(caller, body.to_request(otp_id), idempotency_key(request)))
+        return _sent(request, await service.resend(caller, body.to_request(otp_id), idempotency_key(request)))
 
     @get(
         "/otp/{otp_id:str}",
-        operation_class=described(answers=[wire.OtpAnswer], errors=["OTP_NOT_FOUND"]),
+        operation_class=described(answers=[wire.OtpHistoryAnswer], errors=["OTP_NOT_FOUND"]),
         summary="Look at a verification",
     )
+    @metered(meter, "get", "found")
     async def look(request: Call, otp_id: FromPath[str]) -> Response[bytes]:
-        """Give the status and times of one verification, until it is purged 15 minutes after its end."""
+        """Give the status and times of one verification, and what happened to it.
+
+        The history follows what happens by a moment; it is null while it cannot be read.
+        """
         caller = await caller_of(request, authenticator)
-        return _answer(wire.OtpAnswer.of(await service.get(caller, otp_id)))
+        return _answer(wire.OtpHistoryAnswer.of_looked(await lookup.look(caller, otp_id)))
 
     @delete(
         "/otp/{otp_id:str}",
@@ -143,6 +160,7 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
         operation_class=described(answers=[wire.OtpAnswer], errors=["OTP_NOT_FOUND", "OTP_NOT_PENDING"]),
         summary="Cancel a verification",
     )
+    @metered(meter, "cancel", "cancelled")
     async def cancel(request: Call, otp_id: FromPath[str]) -> Response[bytes]:
         """End a pending verification; its code never verifies again. Cancelling twice is the same as once."""
         caller = await caller_of(request, authenticator)
@@ -151,11 +169,17 @@ def otp_router(service: OtpService, authenticator: Authenticator, bodies: BodyRe
     return Router("/v1", route_handlers=[send, verify, verify_otp, resend, look, cancel], tags=["otp"])
 
 
-def _sent(sent: SentOtp) -> Response[bytes]:
+def _sent(request: Call, sent: SentOtp) -> Response[bytes]:
+    if sent.is_replay:
+        ended_as(request, "replayed")
     return _answer(wire.SendAnswer.of(sent), is_replay=sent.is_replay)
 
 
 def _verified(request: Call, outcome: VerifiedOtp | WrongGuess) -> Response[bytes]:
+    if outcome.is_replay:
+        ended_as(request, "replayed")
+    elif isinstance(outcome, WrongGuess):
+        ended_as(request, "wrong")
     if isinstance(outcome, VerifiedOtp):
         answer: msgspec.Struct = wire.VerifiedAnswer.of(outcome, _RIGHT[language(request)])
     else:

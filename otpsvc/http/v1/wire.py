@@ -4,16 +4,17 @@ A send and a verify take both spellings of ZimSend (its guide's and its specific
 included; a field that is given twice in different spellings must agree. Unknown fields are refused.
 """
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from otpsvc.errors import problem
+from otpsvc.events.history import Step
+from otpsvc.events.lookup import LookedOtp
+from otpsvc.http.v1.times import Time, utc, utc_or_none
 from otpsvc.otp.model import OtpView, ResendRequest, SendRequest, SentOtp, VerifiedOtp, VerifyRequest, WrongGuess
 
 _Value = TypeVar("_Value", int, str)
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class SendBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -100,8 +101,8 @@ class SendAnswer(msgspec.Struct, kw_only=True):
     status: str
     channel: str
     code_length: int
-    expires_at: _Time
-    resend_at: _Time
+    expires_at: Time
+    resend_at: Time
     attempts_remaining: int
 
     @classmethod
@@ -115,8 +116,8 @@ class SendAnswer(msgspec.Struct, kw_only=True):
             status=sent.status,
             channel=sent.channel,
             code_length=sent.code_length,
-            expires_at=_time(sent.expires_at),
-            resend_at=_time(sent.resend_at),
+            expires_at=utc(sent.expires_at),
+            resend_at=utc(sent.resend_at),
             attempts_remaining=sent.attempts_remaining,
         )
 
@@ -131,7 +132,7 @@ class VerifiedAnswer(msgspec.Struct, kw_only=True):
     to: str
     purpose: str
     metadata: dict[str, Any] | None
-    verified_at: _Time
+    verified_at: Time
 
     @classmethod
     def of(cls, verified: VerifiedOtp, message: str) -> "VerifiedAnswer":
@@ -142,7 +143,7 @@ class VerifiedAnswer(msgspec.Struct, kw_only=True):
             to=verified.to,
             purpose=verified.purpose,
             metadata=verified.metadata,
-            verified_at=_time(verified.verified_at),
+            verified_at=utc(verified.verified_at),
         )
 
 
@@ -162,7 +163,7 @@ class WrongAnswer(msgspec.Struct, kw_only=True):
 
 
 class OtpAnswer(msgspec.Struct, kw_only=True):
-    """What `GET` and `DELETE /v1/otp/{otp_id}` answer."""
+    """What `DELETE /v1/otp/{otp_id}` answers, and all but the history of what `GET` does."""
 
     success: bool = True
     otp_id: str
@@ -177,10 +178,10 @@ class OtpAnswer(msgspec.Struct, kw_only=True):
     code_length: int
     attempts_remaining: int
     resends_remaining: int
-    created_at: _Time
-    expires_at: _Time
-    resend_at: _Time
-    ended_at: _Time | None
+    created_at: Time
+    expires_at: Time
+    resend_at: Time
+    ended_at: Time | None
     metadata: dict[str, Any] | None
 
     @classmethod
@@ -199,16 +200,48 @@ class OtpAnswer(msgspec.Struct, kw_only=True):
             code_length=view.code_length,
             attempts_remaining=view.attempts_remaining,
             resends_remaining=view.resends_remaining,
-            created_at=_time(view.created_at),
-            expires_at=_time(view.expires_at),
-            resend_at=_time(view.resend_at),
-            ended_at=_time(view.ended_at) if view.ended_at is not None else None,
+            created_at=utc(view.created_at),
+            expires_at=utc(view.expires_at),
+            resend_at=utc(view.resend_at),
+            ended_at=utc_or_none(view.ended_at),
             metadata=view.metadata,
         )
 
 
-def _time(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
+class HistoryEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One step of an OTP's life. What it does not have is left out."""
+
+    event: str
+    at: Time
+    message_id: str | None = None
+    attempt: int | None = None
+    sender: str | None = None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, step: Step) -> "HistoryEntry":
+        """Write one step."""
+        return cls(
+            event=step.name,
+            at=utc(step.at),
+            message_id=step.message_id,
+            attempt=step.attempt,
+            sender=step.sender,
+            reason=step.reason,
+        )
+
+
+class OtpHistoryAnswer(OtpAnswer, kw_only=True):
+    """What `GET /v1/otp/{otp_id}` answers. `history` is oldest first, and null while it cannot be read."""
+
+    history: list[HistoryEntry] | None
+
+    @classmethod
+    def of_looked(cls, looked: LookedOtp) -> "OtpHistoryAnswer":
+        """Write one OTP with what happened to it."""
+        facts = msgspec.structs.asdict(OtpAnswer.of(looked.view))
+        steps = looked.steps
+        return cls(**facts, history=[HistoryEntry.of(step) for step in steps] if steps is not None else None)
 
 
 def _agreed(**spellings: _Value | None) -> _Value | None:

@@ -6,20 +6,27 @@ A leased message stays in the due-set, due again when its lease runs out: a work
 KEYS
   due           zset, when each waiting message is next due
   wake          list, the token that wakes a worker
+  events        stream
 ARGV
   token         names this lease: only its holder may record what became of the messages
   is_repeated   1 where the answer to an earlier claim under this token was lost, else 0
   lease_ms
-  limit
+  limit         at most 1000
   min_life_ms   a code with less life left is not sent
+  is_fenced     1 where OTPs end with the history that they were made in
   otp_base      names of other keys in this partition, short of their last part
   message_base
   sealed_base
+  event_id
 Returns
-  claimed       in how many ms the next message falls due (-1: none waits), then a list per leased message: message_id, client, mode, otp_id, channel, sealed text, created_at, expires_at, life left, tries, 1 where an earlier lease ran out
+  claimed       in how many ms the next message falls due (-1: none waits), then a list per leased message: message_id, client, mode, otp_id, channel, sealed text, created_at, expires_at, life left, tries, the sender that was begun and never settled (or empty)
 Events
+  message.cancelled
+  message.expired
 ]]
 -- include now_ms
+-- include fence
+-- include event_ids
 -- include end_message
 -- include wake
 
@@ -43,23 +50,25 @@ for _, message_id in ipairs(held) do
 end
 local leased, ended, missing = {}, {}, {}
 for _, message_id in ipairs(due) do
-  local message = redis.call('HMGET', arg.message_base .. message_id, 'client', 'mode', 'otp_id', 'channel',
-    'created_at', 'expires_at', 'tries', 'token', 'is_uncertain')
-  if not message[1] then
+  local message = message_facts(message_id)
+  if not message.client then
     missing[#missing + 1] = message_id
   else
-    local otp = redis.call('HMGET', arg.otp_base .. message[3], 'status', 'message_id')
+    local rest = redis.call('HMGET', arg.message_base .. message_id, 'expires_at', 'begun_by')
+    local otp = redis.call('HMGET', arg.otp_base .. message.otp_id, 'status', 'message_id', 'fence')
     local sealed = redis.call('GET', arg.sealed_base .. message_id)
-    local ends_at = tonumber(message[6])
-    if otp[1] ~= 'pending' and otp[1] or otp[2] and otp[2] ~= message_id then
-      ended[#ended + 1] = {message_id, 'cancelled', otp[1] ~= 'pending' and otp[1] or 'resent'}
-    elseif not otp[1] or not sealed or ends_at - now < tonumber(arg.min_life_ms) then
-      ended[#ended + 1] = {message_id, 'expired', 'code_expired'}
+    local life = tonumber(rest[1]) - now
+    if otp[1] and otp[1] ~= 'pending' and otp[1] ~= 'expired' then
+      ended[#ended + 1] = {'message.cancelled', message, otp[1]}
+    elseif otp[2] and otp[2] ~= message_id then
+      ended[#ended + 1] = {'message.cancelled', message, 'resent'}
+    elseif is_fenced_off(otp[3]) then
+      ended[#ended + 1] = {'message.cancelled', message, 'fenced'}
+    elseif otp[1] ~= 'pending' or not sealed or life < tonumber(arg.min_life_ms) then
+      ended[#ended + 1] = {'message.expired', message, 'code_expired'}
     else
-      -- A lease that ran out without a word: a sender may have the message. The mark stays, whoever gives it back.
-      local is_uncertain = (message[9] == '1' or message[8] and message[8] ~= arg.token) and 1 or 0
-      leased[#leased + 1] = {message_id, message[1], message[2], message[3], message[4], sealed, message[5],
-        message[6], ends_at - now, message[7] + 1, is_uncertain}
+      leased[#leased + 1] = {message_id, message.client, message.mode, message.otp_id, message.channel, sealed,
+        message.created_at, rest[1], life, message.tries + 1, rest[2] or ''}
     end
   end
 end
@@ -68,13 +77,11 @@ local waiting = redis.call('LLEN', key.wake)
 
 -- All is read and decided; from here on only writes.
 for _, message in ipairs(leased) do
-  redis.call('HSET', arg.message_base .. message[1], 'status', 'processing', 'token', arg.token, 'tries', message[10],
-    'is_uncertain', message[11])
+  redis.call('HSET', arg.message_base .. message[1], 'status', 'processing', 'token', arg.token, 'tries', message[10])
   redis.call('ZADD', key.due, lease_until, message[1])
 end
-for _, message in ipairs(ended) do
-  end_message(arg.message_base .. message[1], arg.sealed_base .. message[1], key.due, message[1], message[2],
-    message[3], now)
+for n, one in ipairs(ended) do
+  end_message(nth_event_id(n), one[1], one[2], one[3], now)
 end
 if #missing > 0 then
   redis.call('ZREM', key.due, unpack(missing))

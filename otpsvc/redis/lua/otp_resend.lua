@@ -11,6 +11,7 @@ KEYS
   cooldown       string, when this client, mode, number, purpose and session last got a code
   sends          zset, this client's and mode's codes to the number
   due            zset, when each waiting message is next due
+  ends           zset, OTP, client and mode -> when its life is over
   wake           list, the token that wakes a worker
   events         stream
   idempotency    hash, the stored answer (the OTP's own name where the call has no Idempotency-Key)
@@ -22,6 +23,7 @@ ARGV
   client
   mode
   channel
+  text               as it will be read, the code masked
   parts              how many SMS the text takes
   code_hash
   sealed_text
@@ -32,17 +34,20 @@ ARGV
   max_address_sends  empty where no address was given
   max_ceiling_sends  empty where the ceiling is off
   queue_limit
+  event_limit
   request            fingerprint of the decoded request, empty where the call has no Idempotency-Key
   idempotency_ms
   otp_base           names of other records in this partition, short of their id
   message_base
   sealed_base
+  is_fenced          1 where OTPs end with the history that they were made in
   event_id
 Returns
   accepted       now, expires_at, resend_at, attempts left
-  replayed       now, otp_id, message_id, to, purpose, channel, code_length, expires_at, resend_at, status, attempts left
+  replayed       now, otp_id, message_id, purpose, channel, code_length, expires_at, resend_at, status, attempts left
   conflict       now: the Idempotency-Key belongs to another request
   not_found      now: unknown, another owner's, verified, superseded or cancelled
+  fenced         now: made in another history
   expired        now
   locked         now
   resend_limit   now
@@ -50,23 +55,27 @@ Returns
   number_limit   now, when
   address_limit  now, when
   ceiling        now, when
-  busy           now: the queue is full
+  busy           now: the queue of messages is full, or that of events
 Events
   otp.resent
+  message.cancelled
 ]]
 -- include now_ms
 -- include replay
 -- include send_refusal
+-- include event_room
+-- include event_ids
 -- include enqueue
+-- include end_otp
 -- include end_message
 -- include wake
--- include append_event
 
 local now = now_ms()
 
 local otp = redis.call('HMGET', key.otp, 'client', 'mode', 'status', 'message_id', 'expires_at', 'resends', 'attempts',
-  'max_attempts', 'code_hash', 'ttl_ms', 'session', 'to', 'purpose', 'code_length', 'resend_at')
-local client, mode, status, old_message, ends_at = otp[1], otp[2], otp[3], otp[4], tonumber(otp[5])
+  'max_attempts', 'code_hash', 'ttl_ms', 'session', 'to', 'purpose', 'code_length', 'resend_at', 'fence', 'number',
+  'to_sealed', 'metadata')
+local client, mode, status, old_message_id, ends_at = otp[1], otp[2], otp[3], otp[4], tonumber(otp[5])
 local resends, attempts_left = tonumber(otp[6]), client and otp[8] - otp[7]
 if client ~= arg.client or mode ~= arg.mode then
   return {'not_found', now}
@@ -81,6 +90,9 @@ end
 if status == 'verified' or status == 'superseded' or status == 'cancelled' then
   return {'not_found', now}
 end
+if is_fenced_off(otp[16]) then
+  return {'fenced', now}
+end
 if ends_at <= now then
   return {'expired', now}
 end
@@ -94,10 +106,10 @@ local refusal = send_refusal(now)
 if refusal then
   return refusal
 end
-if redis.call('ZCARD', key.due) >= tonumber(arg.queue_limit) then
+if redis.call('ZCARD', key.due) >= tonumber(arg.queue_limit) or is_full(arg.event_limit) then
   return {'busy', now}
 end
-local old_message_status = redis.call('HGET', arg.message_base .. old_message, 'status')
+local old_message = message_facts(old_message_id)
 local waiting = redis.call('LLEN', key.wake)
 
 -- All is read and decided; from here on only writes.
@@ -107,16 +119,19 @@ redis.call('HSET', key.otp, 'code_hash', arg.code_hash, 'previous_hash', otp[9],
   'previous_until', math.min(ends_at, now + arg.grace_ms), 'message_id', arg.message_id, 'resends', resends + 1,
   'expires_at', expires_at, 'resend_at', resend_at)
 redis.call('PEXPIREAT', key.otp, expires_at + 900000)
-enqueue(arg.message_id, arg.otp_id, arg.client, arg.mode, arg.channel, arg.sealed_text, expires_at, now)
+redis.call('ZADD', key.ends, expires_at, end_member(arg.otp_id, arg.client, arg.mode))
+enqueue(arg.message_id, arg.otp_id, arg.client, arg.mode, arg.channel, otp[12], expires_at, now)
 count_send(arg.otp_id, arg.message_id, now)
 redis.call('HSET', key.live, otp[11], expires_at .. ' ' .. arg.otp_id)
 redis.call('PEXPIRE', key.live, 1800000)
-redis.call('DEL', arg.sealed_base .. old_message)
-if old_message_status == 'queued' then
-  end_message(arg.message_base .. old_message, arg.sealed_base .. old_message, key.due, old_message, 'cancelled',
-    'resent', now)
+redis.call('DEL', arg.sealed_base .. old_message_id)
+if old_message.status == 'queued' then
+  end_message(nth_event_id(0), 'message.cancelled', old_message, 'resent', now)
 end
-remember(arg.otp_id, otp[12], otp[13], otp[14], otp[8], expires_at, resend_at)
-append_event(key.events, arg.event_id, 'otp.resent', arg.otp_id, arg.message_id, arg.client, arg.mode, now)
+remember(arg.otp_id, otp[13], otp[14], otp[8], expires_at, resend_at)
+append_event(nth_event_id(1), 'otp.resent', arg.otp_id, arg.message_id, arg.client, arg.mode, now,
+  'purpose', otp[13], 'code_length', otp[14], 'max_attempts', otp[8], 'channel', arg.channel, 'parts', arg.parts,
+  'to', otp[12], 'to_index', string.match(otp[17], '(%x+)$'), 'to_sealed', otp[18], 'text', arg.text,
+  'metadata', otp[19], 'expires_at', expires_at, 'resend_at', resend_at)
 wake(waiting)
 return {'accepted', now, expires_at, resend_at, attempts_left}

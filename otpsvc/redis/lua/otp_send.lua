@@ -10,6 +10,7 @@ KEYS
   sends          zset, this client's and mode's codes to the number
   fails          zset, this client's and mode's wrong guesses for the number
   due            zset, when each waiting message is next due
+  ends           zset, OTP, client and mode -> when its life is over
   wake           list, the token that wakes a worker
   events         stream
   idempotency    hash, the stored answer (the OTP's own name where the call has no Idempotency-Key)
@@ -24,9 +25,11 @@ ARGV
   session            fingerprint, empty where the caller named none
   number             what the names of this client's keys about the number end with
   to                 the number, masked
+  to_index           the number's blind index
   to_sealed          the number and what a resend needs, sealed
   metadata           JSON, empty where none
   channel
+  text               as it will be read, the code masked
   parts              how many SMS the text takes
   code_hash
   code_length
@@ -40,16 +43,17 @@ ARGV
   max_ceiling_sends  empty where the ceiling is off
   max_live
   queue_limit
+  event_limit
   request            fingerprint of the decoded request, empty where the call has no Idempotency-Key
   idempotency_ms
   otp_base           names of other records in this partition, short of their id
   message_base
   sealed_base
+  is_fenced          1 where OTPs end with the history that they were made in
   event_id
-  superseded_event_id
 Returns
   accepted       now, expires_at, resend_at
-  replayed       now, otp_id, message_id, to, purpose, channel, code_length, expires_at, resend_at, status, attempts left
+  replayed       now, otp_id, message_id, purpose, channel, code_length, expires_at, resend_at, status, attempts left
   conflict       now: the Idempotency-Key belongs to another request
   locked_out     now, when the next code is allowed
   cooldown       now, when, otp_id of the code that was sent if it is still pending
@@ -57,18 +61,21 @@ Returns
   address_limit  now, when
   ceiling        now, when
   live_limit     now, when the first of the living sessions ends
-  busy           now: the queue is full
+  busy           now: the queue of messages is full, or that of events
 Events
   otp.sent
   otp.superseded
+  message.cancelled
 ]]
 -- include now_ms
 -- include replay
 -- include send_refusal
+-- include event_room
+-- include event_ids
 -- include enqueue
+-- include end_otp
 -- include end_message
 -- include wake
--- include append_event
 
 local now = now_ms()
 
@@ -109,15 +116,16 @@ end
 if living >= tonumber(arg.max_live) then
   return {'live_limit', now, first_end}
 end
-if redis.call('ZCARD', key.due) >= tonumber(arg.queue_limit) then
+if redis.call('ZCARD', key.due) >= tonumber(arg.queue_limit) or is_full(arg.event_limit) then
   return {'busy', now}
 end
 
-local old_message, old_message_status
+local old_message
 if superseded then
-  old_message = redis.call('HGET', arg.otp_base .. superseded, 'message_id')
-  old_message_status = old_message and redis.call('HGET', arg.message_base .. old_message, 'status')
+  local message_id = redis.call('HGET', arg.otp_base .. superseded, 'message_id')
+  old_message = message_id and message_facts(message_id)
 end
+local fence = arg.is_fenced == '1' and history_id() or ''
 local waiting = redis.call('LLEN', key.wake)
 
 -- All is read and decided; from here on only writes.
@@ -127,9 +135,10 @@ redis.call('HSET', key.otp, 'client', arg.client, 'mode', arg.mode, 'purpose', a
   'number', arg.number, 'to', arg.to, 'to_sealed', arg.to_sealed, 'metadata', arg.metadata, 'channel', arg.channel,
   'status', 'pending', 'code_hash', arg.code_hash, 'code_length', arg.code_length, 'attempts', 0,
   'max_attempts', arg.max_attempts, 'resends', 0, 'ttl_ms', arg.ttl_ms, 'message_id', arg.message_id,
-  'created_at', now, 'expires_at', expires_at, 'resend_at', resend_at)
+  'created_at', now, 'expires_at', expires_at, 'resend_at', resend_at, 'fence', fence)
 redis.call('PEXPIREAT', key.otp, expires_at + 900000)
-enqueue(arg.message_id, arg.otp_id, arg.client, arg.mode, arg.channel, arg.sealed_text, expires_at, now)
+redis.call('ZADD', key.ends, expires_at, end_member(arg.otp_id, arg.client, arg.mode))
+enqueue(arg.message_id, arg.otp_id, arg.client, arg.mode, arg.channel, arg.to, expires_at, now)
 count_send(arg.otp_id, arg.message_id, now)
 if #ended > 0 then
   redis.call('HDEL', key.live, unpack(ended))
@@ -137,16 +146,17 @@ end
 redis.call('HSET', key.live, arg.session, expires_at .. ' ' .. arg.otp_id)
 redis.call('PEXPIRE', key.live, 1800000)
 if superseded and old_message then
-  redis.call('HSET', arg.otp_base .. superseded, 'status', 'superseded', 'ended_at', now)
-  redis.call('PEXPIRE', arg.otp_base .. superseded, 900000)
-  redis.call('DEL', arg.sealed_base .. old_message)
-  if old_message_status == 'queued' then
-    end_message(arg.message_base .. old_message, arg.sealed_base .. old_message, key.due, old_message, 'cancelled',
-      'superseded', now)
+  -- Its place among the living has just been taken.
+  end_otp(superseded, arg.client, arg.mode, 'superseded', old_message.id, key.live, arg.session, false, now)
+  append_event(nth_event_id(0), 'otp.superseded', superseded, old_message.id, arg.client, arg.mode, now)
+  if old_message.status == 'queued' then
+    end_message(nth_event_id(1), 'message.cancelled', old_message, 'superseded', now)
   end
-  append_event(key.events, arg.superseded_event_id, 'otp.superseded', superseded, old_message, arg.client, arg.mode, now)
 end
-remember(arg.otp_id, arg.to, arg.purpose, arg.code_length, arg.max_attempts, expires_at, resend_at)
-append_event(key.events, arg.event_id, 'otp.sent', arg.otp_id, arg.message_id, arg.client, arg.mode, now)
+remember(arg.otp_id, arg.purpose, arg.code_length, arg.max_attempts, expires_at, resend_at)
+append_event(nth_event_id(2), 'otp.sent', arg.otp_id, arg.message_id, arg.client, arg.mode, now,
+  'purpose', arg.purpose, 'code_length', arg.code_length, 'max_attempts', arg.max_attempts, 'channel', arg.channel,
+  'parts', arg.parts, 'to', arg.to, 'to_index', arg.to_index, 'to_sealed', arg.to_sealed, 'text', arg.text,
+  'metadata', arg.metadata, 'expires_at', expires_at, 'resend_at', resend_at)
 wake(waiting)
 return {'accepted', now, expires_at, resend_at}

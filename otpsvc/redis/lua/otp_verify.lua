@@ -6,6 +6,7 @@ can be made again without costing an attempt.
 
 KEYS
   otp             hash, the OTP's record
+  ends            zset, OTP, client and mode -> when its life is over
   events          stream
 ARGV
   otp_id
@@ -18,16 +19,20 @@ ARGV
   code_length
   operation       fingerprint of the operation's id
   guess           fingerprint of the guess
-  live_base       names of other keys in this partition, short of their last part
+  event_limit
+  is_fenced       1 where OTPs end with the history that they were made in
+  otp_base        names of other keys in this partition, short of their last part
+  live_base
   fails_base
   sealed_base
   event_id
-  locked_event_id
 Returns
   right           now, to, purpose, metadata, verified_at, 1 where this operation had its answer before
   wrong           now, attempts left, 1 where this operation had its answer before
   conflict        now: the operation was used for another guess
   not_found       now: unknown, another owner's, another number, purpose or session, verified, superseded or cancelled
+  fenced          now: made in another history
+  busy            now: too many events wait to be written
   expired         now
   format          now, code_length: the guess is longer or shorter than the code
   no_attempts     now
@@ -38,6 +43,9 @@ Events
 ]]
 -- include now_ms
 -- include window
+-- include fence
+-- include event_room
+-- include event_ids
 -- include end_otp
 -- include append_event
 
@@ -46,7 +54,7 @@ local now = now_ms()
 
 local otp = redis.call('HMGET', key.otp, 'client', 'mode', 'number', 'purpose', 'session', 'status', 'expires_at',
   'code_length', 'attempts', 'max_attempts', 'code_hash', 'previous_hash', 'previous_until', 'message_id', 'to',
-  'metadata', 'ended_at', 'guess_1', 'guess_2', 'guess_3')
+  'metadata', 'ended_at', 'guess_1', 'guess_2', 'guess_3', 'fence')
 local number, purpose, session, status, ends_at = otp[3], otp[4], otp[5], otp[6], tonumber(otp[7])
 local attempts, max_attempts, message_id = tonumber(otp[9]), tonumber(otp[10]), otp[14]
 
@@ -55,6 +63,9 @@ if otp[1] ~= arg.client or otp[2] ~= arg.mode
   or (arg.purpose ~= '' and arg.purpose ~= purpose)
   or (arg.session ~= '' and arg.session ~= session) then
   return {'not_found', now}
+end
+if is_fenced_off(otp[21]) then
+  return {'fenced', now}
 end
 for i = 1, attempts do
   local operation, guess, outcome = string.match(otp[17 + i], '^(%S+) (%S+) (%S+)$')
@@ -80,6 +91,9 @@ end
 if arg.code_length ~= otp[8] then
   return {'format', now, tonumber(otp[8])}
 end
+if is_full(arg.event_limit) then
+  return {'busy', now}
+end
 local is_right = arg.code_hash == otp[11]
   or (otp[12] and arg.code_hash == otp[12] and now < tonumber(otp[13]))
 local live_name = arg.live_base .. number .. ':' .. purpose
@@ -90,14 +104,14 @@ attempts = attempts + 1
 redis.call('HSET', key.otp, 'attempts', attempts, 'guess_' .. attempts,
   arg.operation .. ' ' .. arg.guess .. ' ' .. (is_right and 'right' or 'wrong'))
 if is_right then
-  end_otp('verified', message_id, live_name, session, living, now)
-  append_event(key.events, arg.event_id, 'otp.verified', arg.otp_id, message_id, arg.client, arg.mode, now)
+  end_otp(arg.otp_id, arg.client, arg.mode, 'verified', message_id, live_name, session, living, now)
+  append_event(nth_event_id(0), 'otp.verified', arg.otp_id, message_id, arg.client, arg.mode, now, 'attempt', attempts)
   return {'right', now, otp[15], purpose, otp[16], now, 0}
 end
 window_add(arg.fails_base .. number, arg.otp_id .. ':' .. attempts, HOUR_MS, now)
-append_event(key.events, arg.event_id, 'otp.rejected', arg.otp_id, message_id, arg.client, arg.mode, now)
+append_event(nth_event_id(0), 'otp.rejected', arg.otp_id, message_id, arg.client, arg.mode, now, 'attempt', attempts)
 if attempts >= max_attempts then
-  end_otp('locked', message_id, live_name, session, living, now)
-  append_event(key.events, arg.locked_event_id, 'otp.locked', arg.otp_id, message_id, arg.client, arg.mode, now)
+  end_otp(arg.otp_id, arg.client, arg.mode, 'locked', message_id, live_name, session, living, now)
+  append_event(nth_event_id(1), 'otp.locked', arg.otp_id, message_id, arg.client, arg.mode, now)
 end
 return {'wrong', now, max_attempts - attempts, 0}

@@ -1,8 +1,23 @@
--- Ends a message: its text goes, its place in the due-set goes, its record stays for a while.
-local function end_message(message_name, sealed_name, due_name, message_id, status, reason, now)
-  redis.call('HSET', message_name, 'status', status, 'reason', reason, 'ended_at', now)
-  redis.call('HDEL', message_name, 'token')
-  redis.call('PEXPIRE', message_name, 900000)
-  redis.call('DEL', sealed_name)
-  redis.call('ZREM', due_name, message_id)
+-- Ends a message: its text goes, its place in the due-set goes, its record stays for a while, and its end is told.
+-- include append_event
+
+-- What the event of its end tells, to be read before the first write.
+local function message_facts(message_id)
+  local facts = redis.call('HMGET', arg.message_base .. message_id, 'status', 'client', 'mode', 'otp_id', 'created_at',
+    'channel', 'tries')
+  return {id = message_id, status = facts[1], client = facts[2], mode = facts[3], otp_id = facts[4],
+    created_at = facts[5], channel = facts[6], tries = facts[7]}
+end
+
+-- `name` is the event's: what stands behind its dot is the message's last status.
+local function end_message(event_id, name, message, reason, now, sender, provider_id)
+  local record = arg.message_base .. message.id
+  redis.call('HSET', record, 'status', string.match(name, '%.(%a+)$'), 'reason', reason, 'ended_at', now)
+  redis.call('HDEL', record, 'token', 'begun_by')
+  redis.call('PEXPIRE', record, 900000)
+  redis.call('DEL', arg.sealed_base .. message.id)
+  redis.call('ZREM', key.due, message.id)
+  append_event(event_id, name, message.otp_id, message.id, message.client, message.mode, now,
+    'created_at', message.created_at, 'channel', message.channel, 'tries', message.tries, 'reason', reason,
+    'sender', sender or '', 'provider_id', provider_id or '')
 end

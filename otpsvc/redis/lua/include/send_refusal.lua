@@ -1,5 +1,6 @@
 -- The limits that a send and a resend share, in the order in which they are told. Returns nil, or the refusal.
 -- include window
+-- include fence
 local HOUR_MS = 3600000
 
 local function send_refusal(now)
@@ -9,8 +10,9 @@ local function send_refusal(now)
     local until_ms = math.min(tonumber(sent_at), now) + tonumber(arg.cooldown_ms)
     if until_ms > now then
       -- A resend is advice for an OTP that still takes one.
-      local is_pending = redis.call('HGET', arg.otp_base .. otp_id, 'status') == 'pending'
-      return {'cooldown', now, until_ms, is_pending and otp_id or nil}
+      local otp = redis.call('HMGET', arg.otp_base .. otp_id, 'status', 'fence')
+      local takes_one = otp[1] == 'pending' and not is_fenced_off(otp[2])
+      return {'cooldown', now, until_ms, takes_one and otp_id or nil}
     end
   end
   local allowed_at = window_full(key.sends, tonumber(arg.max_sends), HOUR_MS, now)

@@ -1,0 +1,75 @@
+"""Messages as history keeps them: implements `MessageRecords` for what the living store no longer has."""
+
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from otpsvc.ids import MessageId
+from otpsvc.messages.model import MessageView
+from otpsvc.postgres import queries
+from otpsvc.postgres.history import ms_of, stretches
+from otpsvc.postgres.pool import Database
+
+_queries = queries.load("messages")
+_INSTANT = timedelta(milliseconds=1)
+
+
+class PostgresMessageRecords:
+    """The table of messages, for their owners; every call raises SERVICE_UNAVAILABLE as `Database` does."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, client_id: str, mode: str, message_id: MessageId) -> MessageView | None:
+        """Return the client's message; None for one that is unknown, another client's or of the other mode."""
+        async for stretch in stretches(self._database, "messages"):
+            row = await self._database.one(
+                _queries.message_by_id, client_id=client_id, mode=mode, message_id=message_id.text, **stretch._asdict()
+            )
+            if row is not None:
+                return _view(row)
+        return None
+
+    async def newest_of_otp(self, client_id: str, mode: str, otp_id: str) -> MessageView | None:
+        """Return the newest message of the client's OTP; None where it is unknown or no longer kept."""
+        async for stretch in stretches(self._database, "events"):
+            begun = await self._database.one(
+                _queries.newest_message_of_otp, client_id=client_id, mode=mode, otp_id=otp_id, **stretch._asdict()
+            )
+            if begun is not None:
+                created_at: datetime = begun["created_at"]
+                row = await self._database.one(
+                    _queries.message_by_id,
+                    client_id=client_id,
+                    mode=mode,
+                    message_id=begun["message_id"],
+                    from_at=created_at,
+                    until_at=created_at + _INSTANT,
+                )
+                return _view(row) if row is not None else None
+        return None
+
+
+def _view(row: asyncpg.Record) -> MessageView:
+    return MessageView(
+        message_id=row["message_id"],
+        otp_id=row["otp_id"],
+        status=row["status"],
+        channel=row["channel"] or "",
+        parts=row["parts"],
+        to=row["to_masked"] or "",
+        text=row["text"] or "",
+        reason=row["reason"],
+        sender=row["sender"],
+        tries=row["tries"],
+        created_at=ms_of(row["created_at"]),
+        sent_at=_ms_of(row["sent_at"]),
+        delivered_at=_ms_of(row["delivered_at"]),
+        ended_at=_ms_of(row["ended_at"]),
+        expires_at=_ms_of(row["expires_at"]),
+        metadata=row["metadata"] or "",
+    )
+
+
+def _ms_of(at: datetime | None) -> int | None:
+    return None if at is None else ms_of(at)

@@ -1,0 +1,31 @@
+"""Forgetting a number in the history: implements `NumberRecords`.
+
+Messages of the number may still be on their way here while it is being forgotten. So first it is written down that the
+number is forgotten, for whoever writes from now on; then we wait for those who were writing already and could not read
+that; and only then is everything erased that is there. The living store must have forgotten the number before: what is
+sent afterwards is kept.
+"""
+
+from otpsvc.postgres import queries
+from otpsvc.postgres.history import stretches
+from otpsvc.postgres.pool import Database
+
+_queries = queries.load("numbers")
+
+
+class PostgresNumberRecords:
+    """The numbers in the table of messages; every call raises SERVICE_UNAVAILABLE as `Database` does."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def forget(self, to_index: str, *, client_id: str | None, mode: str | None) -> int:
+        """Erase a number, by its blind index; return from how many messages. Safe to repeat, as after a failure."""
+        await self._database.execute(_queries.record_forgotten, to_index=to_index, client_id=client_id, mode=mode)
+        await self._database.value(_queries.await_history_writers)
+        n_erased = 0
+        async for stretch in stretches(self._database, "messages"):
+            n_erased += await self._database.value(
+                _queries.erase_messages, to_index=to_index, client_id=client_id, mode=mode, **stretch._asdict()
+            )
+        return n_erased

@@ -1,0 +1,112 @@
+"""The event streams of all partitions, as the drain reads them: one group, and nothing kept once it is written.
+
+An entry that was read belongs to its reader until it is acknowledged. A reader that dies says nothing more; after a
+while its entries are read again by another, and PostgreSQL knows those that it already has.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from otpsvc.events.model import Backlog, StreamEntry, event_or_stand_in
+from otpsvc.redis.client import RedisClient
+from otpsvc.redis.keys import Keys
+
+GROUP = "history"
+# All drains share one name: the group hands each entry to one of them either way, and the names of processes that are
+# gone would pile up in it.
+CONSUMER = "drain"
+_ACKNOWLEDGED_AT_ONCE = 1000
+
+
+class RedisEventStream:
+    """Implements `events.ports.EventStream`."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._streams = tuple(partition.events for partition in keys.partitions)
+        self._partition_of = {name.encode(): number for number, name in enumerate(self._streams)}
+
+    async def prepare(self) -> None:
+        """Run `events_prepare` for each stream."""
+        for stream in self._streams:
+            await self._client.run("events_prepare", {"events": stream}, {"group": GROUP})
+
+    async def read(self, *, limit: int, wait_s: float) -> list[StreamEntry]:
+        """Read what no drain has read, at most `limit` of all streams together; wait for it up to `wait_s`."""
+        count = max(1, limit // len(self._streams))
+        try:
+            answer = await self._client.waiting_command(
+                "XREADGROUP",
+                "GROUP",
+                GROUP,
+                CONSUMER,
+                "COUNT",
+                count,
+                "BLOCK",
+                max(1, int(wait_s * 1000)),
+                "STREAMS",
+                *self._streams,
+                *(">" for _ in self._streams),
+                timeout_s=wait_s,
+            )
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            # The store was emptied under us.
+            await self.prepare()
+            return []
+        found: list[StreamEntry] = []
+        for stream, entries in answer or ():
+            found += _read(self._partition_of[stream], entries)
+        return found
+
+    async def reclaim(self, *, idle_s: float, limit: int) -> list[StreamEntry]:
+        """Take over what was read by a drain that did not acknowledge it within `idle_s`."""
+        found: list[StreamEntry] = []
+        for number, stream in enumerate(self._streams):
+            if len(found) < limit:
+                _, entries, *_ = await self._client.command(
+                    "XAUTOCLAIM", stream, GROUP, CONSUMER, int(idle_s * 1000), "0", "COUNT", limit - len(found)
+                )
+                found += _read(number, entries)
+        return found
+
+    async def acknowledge(self, entries: Sequence[StreamEntry]) -> None:
+        """Run `events_acknowledge` for each stream that has one of these."""
+        by_partition: dict[int, list[str]] = {}
+        for entry in entries:
+            by_partition.setdefault(entry.partition, []).append(entry.entry_id)
+        for partition, entry_ids in by_partition.items():
+            for start in range(0, len(entry_ids), _ACKNOWLEDGED_AT_ONCE):
+                await self._acknowledge(partition, entry_ids[start : start + _ACKNOWLEDGED_AT_ONCE])
+
+    async def backlog(self) -> Backlog:
+        """Count what is not yet written; the oldest one's age is by its entry's time, on the store's clock."""
+        seconds, _ = await self._client.command("TIME")
+        lengths = await asyncio.gather(*(self._client.command("XLEN", stream) for stream in self._streams))
+        firsts = await asyncio.gather(
+            *(self._client.command("XRANGE", stream, "-", "+", "COUNT", 1) for stream in self._streams)
+        )
+        written_ms = [int(entry_id.split(b"-")[0]) for entries in firsts for entry_id, _ in entries]
+        return Backlog(sum(lengths), max(0.0, int(seconds) - min(written_ms) / 1000) if written_ms else 0.0)
+
+    async def _acknowledge(self, partition: int, entry_ids: list[str]) -> None:
+        await self._client.run(
+            "events_acknowledge",
+            {"events": self._streams[partition]},
+            {"group": GROUP, "entries": " ".join(entry_ids)},
+        )
+
+
+def _read(partition: int, entries: list[Any]) -> list[StreamEntry]:
+    found = []
+    for raw_id, words in entries:
+        entry_id = raw_id.decode()
+        fields = dict(zip(words[::2], words[1::2], strict=True))
+        found.append(
+            StreamEntry(partition, entry_id, event_or_stand_in(fields, partition=partition, entry_id=entry_id))
+        )
+    return found
