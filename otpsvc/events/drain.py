@@ -17,7 +17,7 @@ from otpsvc.faults import described
 
 READ_WAIT_S = 1.0
 # A batch of a few costs nearly what one of hundreds does. So after a small one more is waited for, a moment only.
-LINGER_S = 0.05
+SMALL_BATCH, LINGER_S = 32, 0.05
 RECLAIM_EVERY_S = 5.0
 # Longer than a healthy drain needs for one batch. One that waits out an outage loses its batch to another, and then
 # both write it: that costs work and nothing else.
@@ -130,7 +130,7 @@ class _Drain:
             entries = await self._insist(self._stream_outage, self._next, is_finishing=False)
             if entries:
                 await self._move(entries)
-                if len(entries) < self._batch // 4:
+                if len(entries) < min(SMALL_BATCH, self._batch):
                     await _pause(self._stop, LINGER_S)
 
     async def _next(self) -> list[StreamEntry]:

@@ -13,6 +13,7 @@ import msgspec
 from otpsvc.errors import problem
 
 MAX_TEXT_LENGTH = 1600
+MASK = "\N{BULLET}"
 _LONGEST_CODE = 10
 _PLACEHOLDERS = ("{{code}}", "{code}")
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -33,9 +34,10 @@ class Encoding(StrEnum):
 
 
 class Text(msgspec.Struct, frozen=True):
-    """A rendered text with the number of SMS parts it takes. It holds the plain code."""
+    """A rendered text with the number of SMS parts it takes. It holds the plain code; `masked` does not."""
 
     text: str
+    masked: str
     parts: int
     encoding: Encoding
 
@@ -53,14 +55,17 @@ class Texts:
         `locale` is a BCP-47 tag matched by its language; without a match `region` (the number's, ISO 3166)
         decides, then English. Raises ApiError INVALID_TEMPLATE or MESSAGE_TOO_LONG.
         """
+        mask = MASK * len(code)
         if template is None:
             write_default = _DEFAULTS[_language(locale, region)]
-            text = write_default(code, *_life(ttl_s))
+            text, masked = (write_default(shown, *_life(ttl_s)) for shown in (code, mask))
         else:
             check_template(template, code_length=len(code))
-            text = template.replace(_placeholder_in(template), code)
+            text, masked = (template.replace(_placeholder_in(template), shown) for shown in (code, mask))
         parts, encoding = count_parts(text)
-        return Text(text, parts, encoding)
+        # Masked in its place, never by what it looks like: what is left says nothing of the code to anybody, not even to
+        # who knows the template and finds other digits of it missing.
+        return Text(text, masked, parts, encoding)
 
 
 def check_template(template: str, *, code_length: int = _LONGEST_CODE) -> None:

@@ -4,9 +4,9 @@ The rule that must never be broken: at any time at most one sender may have the 
 name is in the store before it is called (`begin`). No other sender is called until that one has said what became of
 it, and it is asked again only if its gateway recognises our message id.
 
-What settles an open question: Accepted, and a Rejected by the gateway, which has seen our id and would know that it
-has the message. RetryLater and Rejected(UNAVAILABLE) do not: senders say them without the gateway having looked (a
-refused connection, a throttle), so they are true of that call and silent about the one before.
+What settles an open question: Accepted, and a Rejected that is about the message itself. Every other answer a gateway
+gives without having looked for our id (a refused connection, a throttle, an outdated token, an empty balance), so it
+is true of that call and silent about the one before.
 """
 
 import logging
@@ -43,6 +43,8 @@ RETRY_LATER = "retry_later"
 STORE_AWAY = "store_away"
 UNKNOWN_OUTCOME = "unknown_outcome"
 UNWANTED = "code_ended"
+
+_ABOUT_THE_MESSAGE = frozenset({RejectionKind.INVALID_NUMBER, RejectionKind.BLOCKED, RejectionKind.UNDELIVERABLE})
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +110,8 @@ class Walk:
             later = self._lease.later(self._repeat_pause_s(), STORE_AWAY)
             return self._if_in_time(later, otherwise=UNKNOWN_OUTCOME if self._lease.begun_by else NO_TIME_LEFT)
         if not is_wanted:
+            if self._lease.begun_by:
+                return Ended(MessageStatus.FAILED, UNKNOWN_OUTCOME)
             return Ended(MessageStatus.CANCELLED, UNWANTED)
         # The store may have taken its time to answer.
         if hindrance := self._hindrance():
@@ -121,7 +125,7 @@ class Walk:
         match outcome:
             case RetryLater(after_s):
                 return self._ask_again(after_s)
-            case Rejected(RejectionKind.UNAVAILABLE):
+            case Rejected(kind) if kind not in _ABOUT_THE_MESSAGE:
                 return self._ask_again()
         return self._after(sender, outcome)
 

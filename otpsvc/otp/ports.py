@@ -225,6 +225,11 @@ class RenderedText(Protocol):
         ...
 
     @property
+    def masked(self) -> str:
+        """The same words with the code masked."""
+        ...
+
+    @property
     def parts(self) -> int:
         """How many SMS they take."""
         ...

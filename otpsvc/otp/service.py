@@ -46,7 +46,6 @@ from otpsvc.otp.ports import (
 from otpsvc.otp.refusals import refusal_problem
 
 CHANNEL = "sms"
-MASK = "\N{BULLET}"
 
 
 class NewCode(NamedTuple):
@@ -286,8 +285,7 @@ class OtpService:
         return NewCode(
             hash=code_hash,
             sealed_text=self._seal(content, message_id, tenant, message_id, CHANNEL),
-            # Wherever else in the text the same digits stand, they go too.
-            masked_text=rendered.text.replace(code, MASK * length),
+            masked_text=rendered.masked,
             parts=rendered.parts,
         )
 

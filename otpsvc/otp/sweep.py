@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 
-from otpsvc.errors import ApiError
+from otpsvc.faults import described
 from otpsvc.otp.ports import LifeStore
 
 BATCH = 500
@@ -27,9 +27,9 @@ async def run_sweep(store: LifeStore, partitions: int, *, stop: asyncio.Event) -
     while not stop.is_set():
         try:
             pause_s = await _sweep_all(store, partitions, stop)
-        except ApiError:
+        except Exception as error:  # noqa: BLE001 - it outlives whatever the store does, one line per outage
             if failures == 0:
-                _log.warning("cannot tell of expired codes, trying on")
+                _log.warning("cannot tell of expired codes, trying on: %s", described(error))
             failures += 1
             pause_s = min(MAX_WAIT_S * 2 ** min(failures, 8), _MAX_BACKOFF_S) * _random.uniform(0.5, 1.0)
         else:

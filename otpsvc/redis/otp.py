@@ -106,7 +106,12 @@ class RedisOtpStore:
         tenant = command.tenant
         status, values = await self._client.run(
             "otp_verify",
-            {"otp": partition.otp_base + command.otp_id.text, "ends": partition.ends, "events": partition.events},
+            {
+                "otp": partition.otp_base + command.otp_id.text,
+                "ends": partition.ends,
+                "due": partition.due,
+                "events": partition.events,
+            },
             {
                 "otp_id": command.otp_id.text,
                 "client": tenant.client_id,
@@ -222,6 +227,8 @@ class RedisOtpStore:
             "otp_sweep",
             {"ends": keys.ends, "events": keys.events},
             {"limit": limit, "otp_base": keys.otp_base, "event_id": new_event_id()},
+            # A second run under one event id would tell of other OTPs.
+            is_repeatable=False,
         )
         return Swept(n_seen, None if next_in_ms < 0 else next_in_ms)
 
@@ -245,6 +252,7 @@ class RedisOtpStore:
                 "live_base": keys.live_base,
                 "event_id": new_event_id(),
             },
+            is_repeatable=False,
         )
         return n_otps, n_messages
 

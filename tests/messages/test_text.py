@@ -239,3 +239,15 @@ def test_one_foreign_letter_turns_the_whole_text(letter: str) -> None:
 )
 def test_parts_are_counted_as_the_network_cuts_them(text: str, parts: int, encoding: Encoding) -> None:
     assert count_parts(text) == (parts, encoding)
+
+
+@pytest.mark.parametrize("template", [None, "1{code}1", "{{code}}", "1111 {code} 1111", "x{code}1111"])
+def test_a_masked_text_says_nothing_of_its_code(template: str | None) -> None:
+    """It is the same for every code, so that nobody reads a part of it from what is there, or from what is missing."""
+    texts = [
+        Texts().render(code=code, ttl_s=300, template=template, locale="en", region=None).masked
+        for code in ("1111", "0000", "5678", "1110")
+    ]
+    assert len(set(texts)) == 1
+    assert texts[0].count("••••") == 1
+    assert "•" not in texts[0].replace("••••", "")

@@ -24,6 +24,7 @@ from tests.messages.house import LEASE_S, House
 
 SMS = frozenset({Channel.SMS})
 DEDUPES = Capabilities(channels=SMS, is_idempotent=True)
+LOST = Rejected(RejectionKind.UNDELIVERABLE)
 NO_CREDIT, UNREACHABLE = Rejected(RejectionKind.NO_CREDIT), Rejected(RejectionKind.UNAVAILABLE)
 
 
@@ -172,7 +173,7 @@ async def test_once_it_is_refused_the_walk_goes_on_to_those_after_and_before(hou
 
     senders = [
         RecordingSender("a", [told("a", RetryLater(4)), told("a", Accepted())]),
-        RecordingSender("b", [told("b", Unknown()), told("b", NO_CREDIT)], capabilities=DEDUPES),
+        RecordingSender("b", [told("b", Unknown()), told("b", LOST)], capabilities=DEDUPES),
         RecordingSender("c", [told("c", UNREACHABLE)]),
     ]
     dispatcher = house.dispatcher(*senders)
@@ -184,7 +185,20 @@ async def test_once_it_is_refused_the_walk_goes_on_to_those_after_and_before(hou
     assert order == ["a", "b", "b", "c", "a"]
 
 
-@pytest.mark.parametrize("outcome", [RetryLater(1), RetryLater(40), UNREACHABLE, Unknown()])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        RetryLater(1),
+        RetryLater(40),
+        Unknown(),
+        *(
+            Rejected(kind)
+            for kind in RejectionKind
+            if kind not in {RejectionKind.INVALID_NUMBER, RejectionKind.BLOCKED, RejectionKind.UNDELIVERABLE}
+        ),
+    ],
+    ids=str,
+)
 async def test_an_answer_that_nobody_looked_for_settles_nothing(outcome: Outcome, house: House) -> None:
     """A throttled or refused connection says nothing about the call before: no other sender gets the message."""
     first, second = deduping("a", Unknown(), outcome, outcome), deduping("b")

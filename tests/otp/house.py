@@ -16,6 +16,7 @@ from otpsvc.errors import ApiError
 from otpsvc.events.model import Event, event_of
 from otpsvc.ids import OtpId
 from otpsvc.messages.model import ClaimedMessage
+from otpsvc.messages.text import MASK
 from otpsvc.otp.codes import CodeHasher
 from otpsvc.otp.model import OtpView, ResendRequest, SendRequest, SentOtp, VerifiedOtp, VerifyRequest, WrongGuess
 from otpsvc.otp.policy import Limits, Policy
@@ -48,6 +49,7 @@ RECORD_S = 15 * 60  # how long a record stays after its end
 
 class SpokenText(NamedTuple):
     text: str
+    masked: str
     parts: int = 1
 
 
@@ -61,7 +63,7 @@ class CodeCatcher:
         self, *, code: str, ttl_s: int, template: str | None, locale: str | None, region: str | None
     ) -> SpokenText:
         self.codes.append(code)
-        return SpokenText(f"code {code} for {ttl_s} s")
+        return SpokenText(f"code {code} for {ttl_s} s", f"code {MASK * len(code)} for {ttl_s} s")
 
 
 class RememberingStore:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from otpsvc.ids import parse_message_id
 from otpsvc.messages.model import MessageStatus
 from otpsvc.otp.policy import Limits
+from otpsvc.redis.events import GROUP
 from tests.otp.house import HOUR_S, NUMBER, OTHER_CLIENT, OTHER_NUMBER, House, open_house, refusal_of
 
 WRONG_GUESS = "7391846205"
@@ -164,6 +165,9 @@ async def move_events_on(house: House) -> None:
     entries = await house.stream.read(limit=3, wait_s=0.01)
     await house.stream.acknowledge(entries[1:])
     await house.stream.acknowledge(entries[:1])
+    await house.raw.xgroup_destroy(house.keys.partitions[0].events, GROUP)
+    await house.stream.acknowledge(entries[:1])
+    await house.stream.prepare()
 
 
 async def forget(house: House) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from otpsvc.otp.ports import Swept
 from otpsvc.otp.sweep import BATCH, run_sweep
 from tests.otp.house import OTHER_CLIENT, OTHER_NUMBER, House
 
@@ -111,3 +112,33 @@ async def test_the_loop_tells_by_itself_until_it_is_stopped(house: House) -> Non
         stop.set()
         await loop
     assert len(ids) < BATCH
+
+
+async def test_what_was_told_to_have_expired_stays_so_when_the_clock_goes_back(house: House) -> None:
+    sent, code = await house.send_with_code(ttl_s=60)
+    await house.age(61)
+    await house.sweep()
+    await house.age(-30)
+    await house.refused(house.verify(sent.otp_id, code), "OTP_EXPIRED")
+    await house.refused(house.resend(sent.otp_id), "OTP_EXPIRED")
+    assert await house.status(sent.otp_id) == "expired"
+
+
+async def test_the_loop_outlives_whatever_the_store_says(caplog: pytest.LogCaptureFixture) -> None:
+    class Moody:
+        def __init__(self) -> None:
+            self.asked = 0
+
+        async def sweep(self, partition: int, *, limit: int) -> Swept:
+            self.asked += 1
+            if self.asked < 3:
+                raise ValueError("NOPERM")
+            stop.set()
+            return Swept(0, None)
+
+    stop, store = asyncio.Event(), Moody()
+    async with asyncio.timeout(30):
+        await run_sweep(store, 1, stop=stop)
+    assert store.asked == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "NOPERM" not in caplog.text

@@ -74,6 +74,14 @@ async def test_a_new_code_works_and_the_cooldown_does_not_advise_the_old_one(fen
     assert isinstance(await fenced.verify(sent.otp_id, code), VerifiedOtp)
 
 
+async def test_sessions_of_before_leave_room(fenced: House) -> None:
+    for n in range(3):
+        await fenced.send(session=f"s{n}")
+    await fenced.refused(fenced.send(session="s3"), "OTP_RATE_LIMIT")
+    await promote(fenced)
+    await fenced.send(session="s3")
+
+
 async def test_codes_of_before_still_end_and_count(fenced: House) -> None:
     sent = await fenced.send(ttl_s=60)
     await promote(fenced)

@@ -6,6 +6,7 @@ from otpsvc.events.model import StreamEntry
 from tests.otp.house import House, open_house
 
 NOBODY = 0.01
+OWNER = {"client": "c", "mode": "live", "otp_id": "o", "message_id": "m"}
 
 
 async def send_many(house: House, n: int) -> list[str]:
@@ -144,3 +145,29 @@ async def test_all_partitions_are_read(redis_url: str) -> None:
         assert (await house.stream.backlog()).unwritten == 30
         await house.stream.acknowledge(entries)
         assert (await house.stream.backlog()).unwritten == 0
+
+
+async def test_what_is_acknowledged_after_the_stream_was_lost_holds_up_nobody(house: House) -> None:
+    """An empty replica was promoted, say, while a drain had a batch in hand."""
+    await send_many(house, 2)
+    await house.stream.prepare()
+    entries = await house.stream.read(limit=10, wait_s=NOBODY)
+    await house.raw.flushall()
+    await house.stream.acknowledge(entries)
+    await send_many(house, 1)
+    await house.stream.acknowledge(entries)
+    await house.stream.prepare()
+    assert len(await house.stream.read(limit=10, wait_s=NOBODY)) == 1
+
+
+async def test_one_busy_partition_moves_as_fast_as_many(redis_url: str) -> None:
+    async with open_house(redis_url, partitions=64) as house:
+        await house.stream.prepare()
+        busy = house.keys.partitions[17].events
+        for n in range(200):
+            await house.raw.xadd(busy, {"event_id": f"e{n}", "event": "otp.sent", "occurred_at": 1, **OWNER})
+        batches = []
+        while batch := await house.stream.read(limit=400, wait_s=NOBODY):
+            batches.append(len(batch))
+        assert sum(batches) == 200
+        assert len(batches) <= 5

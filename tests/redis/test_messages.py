@@ -199,6 +199,37 @@ async def test_a_message_whose_code_is_no_longer_wanted_is_never_handed_out(
     assert sent.message_id not in await house.waiting()
 
 
+@pytest.mark.parametrize("state", ["leased", "given back"])
+@pytest.mark.parametrize("end", ["verified", "superseded", "cancelled", "resent", "forgotten", "too late"])
+async def test_who_may_have_gone_out_is_not_called_cancelled(house: House, end: str, state: str) -> None:
+    """Its sender was begun and never heard of: that nobody needs it any more says nothing about where it is."""
+    sent, code = await house.send_with_code()
+    message = await one(house, lease_s=20)
+    assert await house.queue.begin(message.message_id, message.token, sender="vonage")
+    if state == "given back":
+        await house.queue.release(message.message_id, message.token, due_in_s=0, reason="x", begun_by="vonage")
+    match end:
+        case "verified":
+            await house.verify(sent.otp_id, code)
+        case "superseded":
+            await house.send()
+        case "cancelled":
+            await house.cancel(sent.otp_id)
+        case "resent":
+            await house.resend(sent.otp_id)
+        case "forgotten":
+            await house.forget(NUMBER)
+        case _:
+            await house.age(271)
+    await house.age(20)
+    assert sent.message_id not in [message.message_id for message in await house.claim()]
+    stored = await house.message(sent.message_id)
+    assert (stored["status"], stored["reason"]) == ("failed", "unknown_outcome")
+    (told,) = [event for event in await house.all_events() if event.message_id == sent.message_id
+               and event.name.startswith("message.") and event.name != "message.postponed"]  # fmt: skip
+    assert (told.name, told.data["sender"]) == ("message.failed", "vonage")
+
+
 @pytest.mark.parametrize("passed_s", [31, 61, 60 + 15 * 60 + 1])
 async def test_a_message_with_too_little_life_expires(house: House, passed_s: int) -> None:
     sent = await house.send(ttl_s=60)

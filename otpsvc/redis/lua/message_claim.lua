@@ -22,6 +22,7 @@ Returns
   claimed       in how many ms the next message falls due (-1: none waits), then a list per leased message: message_id, client, mode, otp_id, channel, sealed text, created_at, expires_at, life left, tries, the sender that was begun and never settled (or empty)
 Events
   message.cancelled
+  message.failed
   message.expired
 ]]
 -- include now_ms
@@ -54,10 +55,10 @@ for _, message_id in ipairs(due) do
   if not message.client then
     missing[#missing + 1] = message_id
   else
-    local rest = redis.call('HMGET', arg.message_base .. message_id, 'expires_at', 'begun_by')
+    local expires_at = redis.call('HGET', arg.message_base .. message_id, 'expires_at')
     local otp = redis.call('HMGET', arg.otp_base .. message.otp_id, 'status', 'message_id', 'fence')
     local sealed = redis.call('GET', arg.sealed_base .. message_id)
-    local life = tonumber(rest[1]) - now
+    local life = expires_at - now
     if otp[1] and otp[1] ~= 'pending' and otp[1] ~= 'expired' then
       ended[#ended + 1] = {'message.cancelled', message, otp[1]}
     elseif otp[2] and otp[2] ~= message_id then
@@ -68,7 +69,7 @@ for _, message_id in ipairs(due) do
       ended[#ended + 1] = {'message.expired', message, 'code_expired'}
     else
       leased[#leased + 1] = {message_id, message.client, message.mode, message.otp_id, message.channel, sealed,
-        message.created_at, rest[1], life, message.tries + 1, rest[2] or ''}
+        message.created_at, expires_at, life, message.tries + 1, message.begun_by}
     end
   end
 end
@@ -81,7 +82,7 @@ for _, message in ipairs(leased) do
   redis.call('ZADD', key.due, lease_until, message[1])
 end
 for n, one in ipairs(ended) do
-  end_message(nth_event_id(n), one[1], one[2], one[3], now)
+  end_unwanted(nth_event_id(n), one[1], one[2], one[3], now)
 end
 if #missing > 0 then
   redis.call('ZREM', key.due, unpack(missing))

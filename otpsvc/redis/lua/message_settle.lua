@@ -51,7 +51,7 @@ local message = message_facts(arg.message_id)
 local waiting = redis.call('LLEN', key.wake)
 
 -- All is read and decided; from here on only writes.
-redis.call('HSET', key.message, 'settled_by', arg.token, 'sender', arg.sender, 'provider_id', arg.provider_id)
+redis.call('HSET', key.message, 'settled_by', arg.token)
 if arg.status == 'queued' then
   redis.call('HSET', key.message, 'status', 'queued', 'reason', arg.reason, 'begun_by', arg.begun_by)
   redis.call('HDEL', key.message, 'token')

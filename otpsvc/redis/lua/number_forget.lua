@@ -21,6 +21,7 @@ Returns
 Events
   otp.cancelled
   message.cancelled
+  message.failed
 ]]
 -- include now_ms
 -- include event_ids
@@ -69,7 +70,7 @@ for _, message in ipairs(messages) do
   redis.call('HSET', arg.message_base .. message.id, 'to', '', 'text', '')
   redis.call('DEL', arg.sealed_base .. message.id)
   if message.status == 'queued' then
-    end_message(nth_event_id(told), 'message.cancelled', message, 'forgotten', now)
+    end_unwanted(nth_event_id(told), 'message.cancelled', message, 'forgotten', now)
     told = told + 1
   end
 end

@@ -26,6 +26,7 @@ Returns
 Events
   otp.cancelled
   message.cancelled
+  message.failed
 ]]
 -- include now_ms
 -- include fence
@@ -65,6 +66,6 @@ local living = is_living(live_name, session, arg.otp_id)
 end_otp(arg.otp_id, arg.client, arg.mode, 'cancelled', message_id, live_name, session, living, now)
 append_event(nth_event_id(0), 'otp.cancelled', arg.otp_id, message_id, arg.client, arg.mode, now, 'reason', '')
 if message.status == 'queued' then
-  end_message(nth_event_id(1), 'message.cancelled', message, 'cancelled', now)
+  end_unwanted(nth_event_id(1), 'message.cancelled', message, 'cancelled', now)
 end
 return {'cancelled', now}

@@ -59,6 +59,7 @@ Returns
 Events
   otp.resent
   message.cancelled
+  message.failed
 ]]
 -- include now_ms
 -- include replay
@@ -93,7 +94,7 @@ end
 if is_fenced_off(otp[16]) then
   return {'fenced', now}
 end
-if ends_at <= now then
+if status == 'expired' or ends_at <= now then
   return {'expired', now}
 end
 if status == 'locked' then
@@ -126,7 +127,7 @@ redis.call('HSET', key.live, otp[11], expires_at .. ' ' .. arg.otp_id)
 redis.call('PEXPIRE', key.live, 1800000)
 redis.call('DEL', arg.sealed_base .. old_message_id)
 if old_message.status == 'queued' then
-  end_message(nth_event_id(0), 'message.cancelled', old_message, 'resent', now)
+  end_unwanted(nth_event_id(0), 'message.cancelled', old_message, 'resent', now)
 end
 remember(arg.otp_id, otp[13], otp[14], otp[8], expires_at, resend_at)
 append_event(nth_event_id(1), 'otp.resent', arg.otp_id, arg.message_id, arg.client, arg.mode, now,

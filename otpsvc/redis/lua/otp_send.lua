@@ -66,6 +66,7 @@ Events
   otp.sent
   otp.superseded
   message.cancelled
+  message.failed
 ]]
 -- include now_ms
 -- include replay
@@ -104,7 +105,7 @@ local sessions = redis.call('HGETALL', key.live)
 local ended = {}
 for i = 1, #sessions, 2 do
   local ends_at, otp_id = string.match(sessions[i + 1], '^(%d+) (.+)$')
-  if tonumber(ends_at) <= now then
+  if tonumber(ends_at) <= now or is_fenced_off(redis.call('HGET', arg.otp_base .. otp_id, 'fence')) then
     ended[#ended + 1] = sessions[i]
   elseif sessions[i] == arg.session then
     superseded = otp_id
@@ -150,7 +151,7 @@ if superseded and old_message then
   end_otp(superseded, arg.client, arg.mode, 'superseded', old_message.id, key.live, arg.session, false, now)
   append_event(nth_event_id(0), 'otp.superseded', superseded, old_message.id, arg.client, arg.mode, now)
   if old_message.status == 'queued' then
-    end_message(nth_event_id(1), 'message.cancelled', old_message, 'superseded', now)
+    end_unwanted(nth_event_id(1), 'message.cancelled', old_message, 'superseded', now)
   end
 end
 remember(arg.otp_id, arg.purpose, arg.code_length, arg.max_attempts, expires_at, resend_at)

@@ -7,6 +7,7 @@ can be made again without costing an attempt.
 KEYS
   otp             hash, the OTP's record
   ends            zset, OTP, client and mode -> when its life is over
+  due             zset, when each waiting message is next due
   events          stream
 ARGV
   otp_id
@@ -82,7 +83,8 @@ end
 if status == 'verified' or status == 'superseded' or status == 'cancelled' then
   return {'not_found', now}
 end
-if ends_at <= now then
+-- What was told to have expired stays so, wherever the clock goes.
+if status == 'expired' or ends_at <= now then
   return {'expired', now}
 end
 if status == 'locked' or attempts >= max_attempts then
