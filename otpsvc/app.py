@@ -308,7 +308,7 @@ def create_app(house: House, *, inbox: InboxSender | None = None) -> ASGIApp:
         return dict(enumerate(await asyncio.gather(*waiting)))
 
     stores: dict[str, Probe] = {"redis": house.redis.ping, "postgresql": ping_database}
-    event_limit = house.settings.limits.event_limit * house.settings.redis.partitions
+    stream, event_limit = house.stream, house.settings.limits.event_limit
     routers: list[Router] = [
         otp_router(house.otp, house.lookup, house.authenticator, bodies, house.metrics),
         messages_router(house.messages, house.authenticator, house.metrics),
@@ -317,10 +317,10 @@ def create_app(house: House, *, inbox: InboxSender | None = None) -> ASGIApp:
             needed={"redis": house.redis.ping},
             helpful={
                 "postgresql": ping_database,
-                "events": events_probe(house.stream.backlog, limit=event_limit),
+                "events": events_probe(stream.backlog, stream.fullest, limit=event_limit),
             },
         ),
-        metrics_router(Scrape(house.metrics, Probes(queues, house.stream.backlog, stores))),
+        metrics_router(Scrape(house.metrics, Probes(queues, stream.backlog, stream.fullest, stores))),
     ]
     if inbox is not None:
         routers.append(inbox_router(inbox.list))

@@ -57,13 +57,16 @@ QUEUE_OLDEST = Row(
     "otpsvc_queue_oldest_seconds", "gauge", ("partition",), "For how long the message most overdue has been due."
 )
 EVENTS_UNWRITTEN = Row("otpsvc_events_unwritten", "gauge", (), "Events that PostgreSQL does not have yet.")
+EVENTS_OWED = Row(
+    "otpsvc_events_owed_max", "gauge", (), "Events that wait or are still owed, in the partition that has most of them."
+)
 EVENTS_OLDEST = Row("otpsvc_events_oldest_seconds", "gauge", (), "Age of the oldest event not yet written.")
 STORE_UP = Row("otpsvc_store_up", "gauge", ("store",), "1 if the store answered this scrape, 0 if not.")
 BUILD = Row("otpsvc_build_info", "gauge", ("version",), "Always 1; the label has the version.")
 
 TABLE = (
     CALLS, CALL_SECONDS, KEY_LOOKUPS, HANDOVERS, HANDOVER_SECONDS, MESSAGES_ENDED, EVENTS_DRAINED, DRAIN_OUTAGES,
-    QUEUE_MESSAGES, QUEUE_OLDEST, EVENTS_UNWRITTEN, EVENTS_OLDEST, STORE_UP, BUILD,
+    QUEUE_MESSAGES, QUEUE_OLDEST, EVENTS_UNWRITTEN, EVENTS_OWED, EVENTS_OLDEST, STORE_UP, BUILD,
 )  # fmt: skip
 
 _REJECTIONS = frozenset(kind.value for kind in RejectionKind)
@@ -92,12 +95,14 @@ class Probes(NamedTuple):
     """What is asked at each scrape. A probe that fails or takes over two seconds leaves its metrics out.
 
     `queues` gives per partition how many messages there are and for how many seconds the most overdue one has been
-    due (0.0 if none is); `events` gives how many wait and how old the oldest is, in seconds; each of `stores` raises
-    if its store is away.
+    due (0.0 if none is); `events` gives how many wait and how old the oldest is, in seconds; `owed` gives how many wait
+    or are still owed by living codes and messages in the partition that has most of them, which is what
+    `limits.event_limit` bounds; each of `stores` raises if its store is away.
     """
 
     queues: Callable[[], Awaitable[Mapping[int, tuple[int, float]]]]
     events: Callable[[], Awaitable[tuple[int, float]]]
+    owed: Callable[[], Awaitable[int]]
     stores: Mapping[str, Callable[[], Awaitable[object]]]
 
 
@@ -222,9 +227,10 @@ class Scrape:
 
     async def _look(self) -> list[Metric]:
         probes = self._probes
-        queues, events, families, up = await asyncio.gather(
+        queues, events, owed, families, up = await asyncio.gather(
             _asked(probes.queues),
             _asked(probes.events),
+            _asked(probes.owed),
             asyncio.to_thread(self._metrics.families),
             asyncio.gather(*(_is_up(probe) for probe in probes.stores.values())),
         )
@@ -236,6 +242,8 @@ class Scrape:
             ]
         if events is not None:
             families += [_gauge(EVENTS_UNWRITTEN, {(): events[0]}), _gauge(EVENTS_OLDEST, {(): events[1]})]
+        if owed is not None:
+            families.append(_gauge(EVENTS_OWED, {(): owed}))
         return families
 
 

@@ -5,6 +5,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import parser
@@ -45,7 +46,11 @@ async def _events() -> tuple[int, float]:
     return (4, 2.25)
 
 
-WELL = Probes(_queues, _events, {"redis": _nothing, "postgresql": _nothing})
+async def _owed() -> int:
+    return 9
+
+
+WELL = Probes(_queues, _events, _owed, {"redis": _nothing, "postgresql": _nothing})
 
 
 def scraped(of: Metrics, probes: Probes = WELL, accept: str = "") -> str:
@@ -163,11 +168,12 @@ def test_probes_become_gauges(opened: Callable[[], Metrics]) -> None:
     assert value(reader, 'otpsvc_queue_messages{partition="7"}') == 0
     assert value(reader, "otpsvc_events_unwritten") == 4
     assert value(reader, "otpsvc_events_oldest_seconds") == 2.25
+    assert value(reader, "otpsvc_events_owed_max") == 9
     assert value(reader, 'otpsvc_store_up{store="redis"}') == 1
 
 
 def test_a_store_that_is_away_is_left_out(opened: Callable[[], Metrics], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fails() -> dict[int, tuple[int, float]]:
+    async def fails() -> Any:
         raise problem("SERVICE_UNAVAILABLE")
 
     async def hangs() -> tuple[int, float]:
@@ -175,11 +181,15 @@ def test_a_store_that_is_away_is_left_out(opened: Callable[[], Metrics], monkeyp
         return (1, 1.0)
 
     monkeypatch.setattr(metrics, "PROBE_TIMEOUT_S", 0.05)
-    text = scraped(opened(), Probes(fails, hangs, {"redis": fails, "postgresql": hangs}))
+    text = scraped(opened(), Probes(fails, hangs, _owed, {"redis": fails, "postgresql": hangs}))
     assert "otpsvc_queue" not in text
     assert "otpsvc_events_unwritten" not in text
+    assert "otpsvc_events_owed_max 9.0" in text
     assert 'otpsvc_store_up{store="redis"} 0.0' in text
     assert 'otpsvc_store_up{store="postgresql"} 0.0' in text
+    text = scraped(opened(), WELL._replace(owed=fails))
+    assert "otpsvc_events_owed_max" not in text
+    assert "otpsvc_events_unwritten 4.0" in text
 
 
 async def test_scrapes_at_one_time_share_one_look(opened: Callable[[], Metrics]) -> None:

@@ -5,6 +5,12 @@ Known keys are looked up again after 30 s, and at once after news of them (`inva
 revoked one stops within a second; ids that nobody has are remembered for 10 s. Any number of
 requests with the same key cause one query. While PostgreSQL does not answer, known keys go on under
 what was last known of them (their own expiry still counts) and unknown ones get SERVICE_UNAVAILABLE.
+So does a key of which there was news, until a look-up has shown what the news was.
+
+While PostgreSQL is slow, a request waits 0.25 s for the refresh of its key; then, up to 10 s after
+the 30, it goes on under what was known, and the look-up goes on in the background. So where no news
+comes (a pooler), a revoked key stops 30 s later if PostgreSQL answers at once, and when that look-up
+ends, begun within 40 s, if it is slow.
 
 The text of a key is never kept: the cache is found by the public id and holds a digest of the whole
 key under a secret of this process. A wrong secret changes nothing here. Never decide anything on
@@ -34,6 +40,8 @@ KNOWN_FOR_S = 30.0
 UNKNOWN_FOR_S = 10.0
 PROBE_EVERY_S = 1.0
 ANSWER_TIMEOUT_S = 2.0
+REFRESH_WAIT_S = 0.25
+LATE_FOR_S = 10.0
 MAX_LOOKUPS = 256
 MAX_QUESTIONS = 3
 
@@ -62,6 +70,7 @@ class Authenticator:
         clock: Clock,
         *,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        refresh_wait_s: float = REFRESH_WAIT_S,
         on_lookup: Callable[[str], None] = lambda _outcome: None,
     ) -> None:
         self._source = source
@@ -70,10 +79,12 @@ class Authenticator:
         self._default_policy = default_policy
         self._clock = clock
         self._answer_timeout_s = answer_timeout_s
+        self._refresh_wait_s = refresh_wait_s
         self._digest_key = secrets.token_bytes(32)
         self._cache = KeyCache()
         self._lookups: dict[str, asyncio.Task[_Answer]] = {}
         self._overtaken: set[str] = set()
+        self._slow: set[asyncio.Task[_Answer]] = set()
         self._retagger = Retagger(source, keyring)
         self._is_unreachable = False
         self._next_probe_at = -math.inf
@@ -120,21 +131,24 @@ class Authenticator:
         return known.principal
 
     def invalidate(self, public_id: str) -> None:
-        """Look a key up before it is answered again: it was made, changed, revoked or deleted."""
-        self._cache.make_stale(public_id)
+        """Answer a key no more before it was looked up: it was made, changed, revoked or deleted."""
+        self._cache.recall(public_id)
         if public_id in self._lookups:
             self._overtaken.add(public_id)
         self._is_unreachable = False
 
     def invalidate_client(self, client_id: str) -> None:
-        """Look up the keys of a client again: it was suspended or resumed, or has another policy."""
-        self._cache.make_client_stale(client_id)
+        """Answer no key of a client before it was looked up: it was suspended or resumed, or has another policy."""
+        self._cache.recall_client(client_id)
         # Whose key a lookup will bring is not known before it does.
         self._overtaken.update(self._lookups)
         self._is_unreachable = False
 
     def invalidate_all(self) -> None:
-        """Look everything up again: some news may have been missed."""
+        """Look everything up again: some news may have been missed.
+
+        That is no news of any key: while PostgreSQL does not answer they go on.
+        """
         self._cache.make_all_stale()
         self._overtaken.update(self._lookups)
         self._is_unreachable = False
@@ -150,33 +164,50 @@ class Authenticator:
     async def _find(self, public_id: str) -> Known | None:
         known = self._cache.known.get(public_id)
         now = self._clock.monotonic()
-        if known is not None:
-            if now < known.fresh_until:
-                return known
-            if self._is_unreachable:
-                self._probe(public_id, now)
-                return known
-        elif self._cache.is_unknown(public_id, now):
-            return None
-        elif not self._may_ask(public_id, now):
-            self._on_lookup("refused")
-            raise problem("SERVICE_UNAVAILABLE")
-        answer = await self._answer(public_id)
+        if known is None:
+            if self._cache.is_unknown(public_id, now):
+                return None
+            # The bound keeps a flood of keys that are no longer in the store from queueing before the
+            # refresh of known ones.
+            has_room = public_id in self._lookups or len(self._lookups) < MAX_LOOKUPS
+            self._refuse_unless_askable(now, has_room=has_room)
+        elif now < known.fresh_until:
+            return known
+        elif known.is_recalled:
+            self._refuse_unless_askable(now, has_room=True)
+        elif self._is_unreachable:
+            self._probe(public_id, now)
+            return known
+        lookup = self._lookup(public_id)
+        if known is not None and now < known.fresh_until + LATE_FOR_S:
+            await self._wait_a_moment(lookup)
+            if not lookup.done() and (late := self._still_known(public_id)):
+                return late
+        answer = await self._answer(lookup)
         if answer.is_reached:
             return answer.known
-        if known is None:
+        # Asked of the cache again: there may have been news while this waited.
+        if (kept := self._still_known(public_id)) is None:
             raise problem("SERVICE_UNAVAILABLE")
-        return known
+        return kept
 
-    def _may_ask(self, public_id: str, now: float) -> bool:
-        """Say whether a key never seen before may cost a query now.
+    def _still_known(self, public_id: str) -> Known | None:
+        """Return what may serve without an answer of PostgreSQL: nothing that there was news of."""
+        known = self._cache.known.get(public_id)
+        return None if known is None or known.is_recalled else known
 
-        The bound keeps a flood of keys that are no longer in the store from queueing before the
-        refresh of known ones.
-        """
-        if self._is_unreachable and now < self._next_probe_at:
-            return False
-        return public_id in self._lookups or len(self._lookups) < MAX_LOOKUPS
+    def _refuse_unless_askable(self, now: float, *, has_room: bool) -> None:
+        """Raise SERVICE_UNAVAILABLE where a key that only PostgreSQL can tell about may not cost a query now."""
+        if not has_room or (self._is_unreachable and now < self._next_probe_at):
+            self._on_lookup("refused")
+            raise problem("SERVICE_UNAVAILABLE")
+
+    async def _wait_a_moment(self, lookup: asyncio.Task[_Answer]) -> None:
+        """Give a refresh the time that a PostgreSQL takes that is well; after that nobody waits for it any more."""
+        if lookup not in self._slow:
+            await asyncio.wait({lookup}, timeout=self._refresh_wait_s)
+            if not lookup.done():
+                self._slow.add(lookup)
 
     def _probe(self, public_id: str, now: float) -> None:
         """Ask again in the background, so that nobody waits for a PostgreSQL that is away."""
@@ -184,8 +215,7 @@ class Authenticator:
             self._next_probe_at = now + PROBE_EVERY_S
             self._lookup(public_id)
 
-    async def _answer(self, public_id: str) -> _Answer:
-        lookup = self._lookup(public_id)
+    async def _answer(self, lookup: asyncio.Task[_Answer]) -> _Answer:
         # Not wait_for: a caller that goes away must not take the others' answer with it.
         done, _ = await asyncio.wait({lookup}, timeout=self._answer_timeout_s)
         if done:
@@ -207,6 +237,7 @@ class Authenticator:
         return lookup
 
     def _end_lookup(self, public_id: str, lookup: asyncio.Task[_Answer]) -> None:
+        self._slow.discard(lookup)
         if self._lookups.get(public_id) is lookup:
             del self._lookups[public_id]
             self._overtaken.discard(public_id)
@@ -232,7 +263,7 @@ class Authenticator:
 
         News that comes while the question is under way may be about what the answer does not show
         yet, so it is asked again. News without end gives the last answer, and minus infinity: whoever
-        waits for it has it, nobody after.
+        waits for it has it, nobody after, and it takes the mark of the news off nothing.
         """
         questions_left = MAX_QUESTIONS
         while True:
@@ -254,6 +285,7 @@ class Authenticator:
             fresh_until=fresh_until,
             expires_at=record.expires_at.timestamp() if record.expires_at else math.inf,
             digest=before.digest if before is not None and is_same_key else None,
+            is_recalled=fresh_until == -math.inf,
         )
 
     def _principal(self, record: KeyRecord) -> Principal | None:

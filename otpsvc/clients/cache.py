@@ -1,7 +1,8 @@
 """What this process remembers of API keys: the known ones with their records, and ids that nobody has.
 
-With news or with age entries are stale, not gone: whoever asks decides whether a stale one may still serve. The text of
-a key is never kept here, only a digest of it under a secret of the process.
+With news or with age entries are stale, not gone: whoever asks decides whether a stale one may still serve. One that
+there was news of is recalled besides, until a new record takes its place: never take that mark off in any other way.
+The text of a key is never kept here, only a digest of it under a secret of the process.
 """
 
 import math
@@ -18,6 +19,7 @@ class Known(msgspec.Struct):
     """A key that exists. `digest` is that of its text, once a request has shown it.
 
     `fresh_until` is on the monotonic clock, `expires_at` in seconds since 1970, infinity where it never expires.
+    `is_recalled`: the store said that this key or its client was changed after this was read.
     """
 
     record: KeyRecord
@@ -26,6 +28,7 @@ class Known(msgspec.Struct):
     expires_at: float
     digest: bytes | None
     is_retag_tried: bool = False
+    is_recalled: bool = False
 
 
 class KeyCache:
@@ -67,19 +70,24 @@ class KeyCache:
         if not siblings:
             del self._of_client[known.record.client_id]
 
-    def make_stale(self, public_id: str) -> None:
-        """Have this id looked up before it is answered again."""
+    def recall(self, public_id: str) -> None:
+        """Take what is known of this id for wrong."""
         self.unknown.pop(public_id, None)
         if public_id in self.known:
-            self.known[public_id].fresh_until = -math.inf
+            _recall(self.known[public_id])
 
-    def make_client_stale(self, client_id: str) -> None:
-        """Have all keys of a client looked up again."""
+    def recall_client(self, client_id: str) -> None:
+        """Take what is known of all keys of a client for wrong."""
         for public_id in self._of_client.get(client_id, ()):
-            self.known[public_id].fresh_until = -math.inf
+            _recall(self.known[public_id])
 
     def make_all_stale(self) -> None:
         """Have everything looked up again."""
         self.unknown.clear()
         for known in self.known.values():
             known.fresh_until = -math.inf
+
+
+def _recall(known: Known) -> None:
+    known.fresh_until = -math.inf
+    known.is_recalled = True

@@ -44,10 +44,11 @@ class EventLog(Protocol):
     """The history of events and messages."""
 
     async def write(self, events: Sequence[Event]) -> int:
-        """Write events and what they mean for messages, all or nothing; return how many were new.
+        """Write events and what they mean for messages; return how many were new.
 
-        Safe to repeat, in any order and division. An event that the store refuses for what is in it is replaced by
-        its stand-in, and then the batch takes more than one transaction.
+        All of them are committed when it returns; where it raises, some may be. Safe to repeat, in any order and
+        division. An event that the store refuses for what is in it is replaced by its stand-in; then, and where the
+        store is slow, a batch takes more than one transaction.
         """
         ...
 

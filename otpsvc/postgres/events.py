@@ -7,8 +7,10 @@ table of messages only, never into `events.data`.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import asyncpg
@@ -26,12 +28,18 @@ from otpsvc.postgres.pool import Database, Session
 DAYS_AHEAD = 3
 LATE_DAYS = 7  # so late may an event be written and still be shown by `recent` to who follows
 TOMBSTONE_DAYS = 7
-LOST_AFTER_DAYS, LOST_DAYS = 2, 10
+LOST_DAYS = range(2, 11)  # so many days ago a message began that nothing will end any more
+LOST_AT_ONCE = 1000
+UNBOUNDED = 1 << 30
+GROW_AFTER = 16
 _DROP_TRIES = 3
 _DROP_PAUSE_S = 1.0
 
 # What the server says about a value. All else it may say is about itself, or about us.
 _REFUSALS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+
+# What a step of the house-keeping may end with and the next still do; a lost connection fails that one too.
+_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _queries = queries.load("events")
 _log = logging.getLogger(__name__)
@@ -40,6 +48,31 @@ _decode_data = msgspec.json.Decoder(dict[str, str]).decode
 
 class _RefusedError(Exception):
     """The batch holds a value that cannot be written; nothing of the batch was."""
+
+
+class _TooSlowError(Exception):
+    """A statement was not done in time, and nothing of the batch was written."""
+
+
+class _Pace:
+    """How many events PostgreSQL can write in time: half as many after each time-out, and more again only slowly."""
+
+    def __init__(self) -> None:
+        self.size = UNBOUNDED
+        self._n_in_time = 0
+
+    def was_too_slow(self, n_events: int) -> None:
+        # Two batches of one size may fail at once; they do not halve it twice.
+        self.size = min(self.size, max(n_events // 2, 1))
+        self._n_in_time = 0
+        _log.warning("%s events could not be written in time: now %s at once", n_events, self.size)
+
+    def was_in_time(self, n_events: int) -> None:
+        # Fewer than were allowed prove nothing.
+        self._n_in_time += n_events >= self.size
+        if self._n_in_time >= GROW_AFTER:
+            self.size *= 2
+            self._n_in_time = 0
 
 
 class _Batch(NamedTuple):
@@ -57,29 +90,47 @@ class PostgresEventLog:
     def __init__(self, database: Database, *, event_days: int, message_days: int) -> None:
         self._database = database
         self._days: dict[Parent, int] = {"events": event_days, "messages": message_days}
+        self._pace = _Pace()
 
     async def write(self, events: Sequence[Event]) -> int:
-        """Write events and what they mean for messages; return how many were new (`EventLog.write`)."""
-        if not events:
-            return 0
-        try:
-            return await self._insert(events)
-        except _RefusedError:
-            if len(events) == 1:
-                return await self._insert_stand_in(events[0])
-        middle = len(events) // 2
-        return await self.write(events[:middle]) + await self.write(events[middle:])
+        """Write events and what they mean for messages; return how many were new (`EventLog.write`).
+
+        What PostgreSQL cannot write in time is written in smaller transactions, down to one event each, so that a slow
+        server gets on. SERVICE_UNAVAILABLE may therefore come after a part was written.
+        """
+        n_new = 0
+        waiting = [events] if events else []
+        while waiting:
+            some = waiting.pop()
+            if len(some) > self._pace.size:
+                waiting += [some[self._pace.size :], some[: self._pace.size]]
+                continue
+            try:
+                n_new += await self._insert_or_stand_in(some)
+            except _RefusedError:
+                middle = len(some) // 2
+                waiting += [some[middle:], some[:middle]]
+            except _TooSlowError:
+                self._pace.was_too_slow(len(some))
+                if len(some) == 1:
+                    raise problem("SERVICE_UNAVAILABLE") from None
+                waiting.append(some)
+            else:
+                self._pace.was_in_time(len(some))
+        return n_new
 
     async def of_otp(self, client_id: str, mode: str, otp_id: str, *, since_ms: int | None = None) -> list[Event]:
         """Return what happened to an OTP, oldest first; empty for an unknown one and for another owner's."""
         found: list[Event] = []
-        async for stretch in stretches(self._database, "events", since=moment(since_ms) if since_ms else None):
-            rows = await self._database.many(
-                _queries.events_of_otp, client_id=client_id, mode=mode, otp_id=otp_id, **stretch._asdict()
-            )
-            found[:0] = [_event(row) for row in rows]
-            if any(event.name == SENT for event in found):
-                break
+        since = moment(since_ms) if since_ms else None
+        async with aclosing(stretches(self._database, "events", since=since)) as walk:
+            async for stretch in walk:
+                rows = await self._database.many(
+                    _queries.events_of_otp, client_id=client_id, mode=mode, otp_id=otp_id, **stretch._asdict()
+                )
+                found[:0] = [_event(row) for row in rows]
+                if any(event.name == SENT for event in found):
+                    break
         return found
 
     async def recent(
@@ -90,6 +141,10 @@ class PostgresEventLog:
         Events are paged by the transaction that wrote them, and only up to the oldest transaction that still runs: all
         below it have ended, so no event can turn up behind a cursor, in whatever order drains commit. The price is that
         any writing transaction in the server that stays open holds the pages back until it ends.
+
+        Transactions are numbered by each server for itself. What was brought here from another by a dump and restore is
+        old: without a cursor it is shown, and a cursor from there goes on with what is written here from now on. Of the
+        last week's, some may be shown again to who follows when this server has come to their numbers.
         """
         horizon = str(await self._database.value(_queries.reading_horizon))
         if after is None:
@@ -109,35 +164,40 @@ class PostgresEventLog:
         return Recent([_event(row) for row in rows], cursor)
 
     async def keep_house(self) -> None:
-        """Make the tables of the coming days, drop those that are past their time; one process at a time does it."""
+        """Make the tables of the coming days, drop those that are past their time; one process at a time does it.
+
+        A step that fails keeps no other from being done; its failure is raised at the end.
+        """
         async with self._database.session("keep_house") as session:
             if not await session.value(_queries.begin_house_keeping):
                 return
             today: date = await session.value(_queries.today)
             ahead = [today + timedelta(days=n) for n in range(DAYS_AHEAD + 1)]
-            await session.value(_queries.begin_history_write, event_days=ahead, message_days=ahead)
+            ago = [datetime.combine(today, time(), UTC) - timedelta(days=n) for n in range(max(LOST_DAYS) + 1)]
+            steps = [partial(session.value, _queries.begin_history_write, event_days=ahead, message_days=ahead)]
             for parent, days in self._days.items():
-                await _drop_days(session, parent, keep_from=today - timedelta(days=days))
-            await _end_lost_messages(session)
-            before = datetime.combine(today, datetime.min.time(), UTC) - timedelta(days=TOMBSTONE_DAYS)
-            await session.execute(_queries.purge_forgotten_numbers, before=before)
+                steps.append(partial(_drop_days, session, parent, keep_from=today - timedelta(days=days)))
+            steps += [partial(_end_lost_messages, session, ago[n]) for n in LOST_DAYS]
+            steps.append(partial(session.execute, _queries.purge_forgotten_numbers, before=ago[TOMBSTONE_DAYS]))
+            await _do_all(steps)
             # Not in a `finally`: after a failure the connection, and the lock with it, goes back to the pool reset.
             await session.value(_queries.end_house_keeping)
 
     async def _newest(self, limit: int, horizon: str, otp_id: str | None, client_id: str | None) -> list[Event]:
         found: list[Event] = []
-        async for stretch in stretches(self._database, "events"):
-            if len(found) >= limit:
-                break
-            rows = await self._database.many(
-                _queries.newest_events,
-                otp_id=otp_id,
-                client_id=client_id,
-                horizon=horizon,
-                max_rows=limit - len(found),
-                **stretch._asdict(),
-            )
-            found += [_event(row) for row in rows]
+        async with aclosing(stretches(self._database, "events")) as walk:
+            async for stretch in walk:
+                if len(found) >= limit:
+                    break
+                rows = await self._database.many(
+                    _queries.newest_events,
+                    otp_id=otp_id,
+                    client_id=client_id,
+                    horizon=horizon,
+                    max_rows=limit - len(found),
+                    **stretch._asdict(),
+                )
+                found += [_event(row) for row in rows]
         return found[::-1]
 
     async def _insert(self, events: Sequence[Event]) -> int:
@@ -147,11 +207,22 @@ class PostgresEventLog:
             raise _RefusedError from None
         try:
             async with self._database.transaction("write_events") as session:
-                return await _write(session, batch)
+                try:
+                    return await _write(session, batch)
+                except (asyncpg.QueryCanceledError, TimeoutError):
+                    raise _TooSlowError from None
         except asyncpg.PostgresError as error:
             # Neither about a value nor an outage as the pool knows them: the tables are not as we made them.
             _log.error("the history cannot be written: %s", type(error).__name__)
             raise problem("SERVICE_UNAVAILABLE") from None
+
+    async def _insert_or_stand_in(self, events: Sequence[Event]) -> int:
+        try:
+            return await self._insert(events)
+        except _RefusedError:
+            if len(events) > 1:
+                raise
+        return await self._insert_stand_in(events[0])
 
     async def _insert_stand_in(self, event: Event) -> int:
         plain = stand_in(event)
@@ -230,18 +301,34 @@ def _event(row: asyncpg.Record) -> Event:
     )
 
 
-async def _end_lost_messages(session: Session) -> None:
+async def _do_all(steps: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Do every step, whichever fail; raise what the first of those failed with."""
+    failure: Exception | None = None
+    for step in steps:
+        try:
+            await step()
+        except _FAILURES as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+
+
+async def _end_lost_messages(session: Session, day: datetime) -> None:
     """End what the living store has forgotten: a record lives for a day after its code, and here it still waits.
 
     An event that is only late holds against this, because this ranks below whatever the store says became of it.
     """
     now = datetime.now(UTC)
-    n_lost = await session.value(
-        _queries.end_lost_messages,
-        from_at=now - timedelta(days=LOST_DAYS),
-        until_at=now - timedelta(days=LOST_AFTER_DAYS),
-        precedence=precedence(MessageStatus.PROCESSING, ms_of(now)),
-    )
+    n_lost, n_ended = 0, LOST_AT_ONCE
+    while n_ended == LOST_AT_ONCE:
+        n_ended = await session.value(
+            _queries.end_lost_messages,
+            from_at=day,
+            until_at=min(day + timedelta(days=1), now - timedelta(days=LOST_DAYS[0])),
+            precedence=precedence(MessageStatus.PROCESSING, ms_of(now)),
+            max_rows=LOST_AT_ONCE,
+        )
+        n_lost += n_ended
     if n_lost:
         _log.error("%s messages were never delivered nor ended: no worker ran for a day", n_lost)
 

@@ -105,8 +105,11 @@ def _row(event: Event) -> MessageRow | None:
     return None
 
 
-def _begun(event: Event) -> MessageRow:
+def _begun(event: Event) -> MessageRow | None:
     data = event.data
+    if not data.get("channel"):
+        # As an earlier version wrote it, or the stand-in of one that was refused: of its message it says nothing.
+        return None
     return MessageRow(
         created_at=moment(event.occurred_at),
         message_id=event.message_id,
@@ -115,7 +118,7 @@ def _begun(event: Event) -> MessageRow:
         otp_id=event.otp_id,
         status=MessageStatus.QUEUED,
         precedence=precedence(MessageStatus.QUEUED, event.occurred_at),
-        channel=data.get("channel"),
+        channel=data["channel"],
         parts=_number(data.get("parts")),
         expires_at=_moment(data.get("expires_at")),
         to_sealed=event.to_sealed or None,

@@ -1,5 +1,6 @@
 """Messages as history keeps them: implements `MessageRecords` for what the living store no longer has."""
 
+from contextlib import aclosing
 from datetime import datetime, timedelta
 
 import asyncpg
@@ -22,31 +23,37 @@ class PostgresMessageRecords:
 
     async def find(self, client_id: str, mode: str, message_id: MessageId) -> MessageView | None:
         """Return the client's message; None for one that is unknown, another client's or of the other mode."""
-        async for stretch in stretches(self._database, "messages"):
-            row = await self._database.one(
-                _queries.message_by_id, client_id=client_id, mode=mode, message_id=message_id.text, **stretch._asdict()
-            )
-            if row is not None:
-                return _view(row)
+        whose = {"client_id": client_id, "mode": mode, "message_id": message_id.text}
+        async with aclosing(stretches(self._database, "messages")) as walk:
+            async for stretch in walk:
+                row = await self._database.one(_queries.message_by_id, **whose, **stretch._asdict())
+                if row is not None:
+                    return _view(row)
         return None
 
     async def newest_of_otp(self, client_id: str, mode: str, otp_id: str) -> MessageView | None:
         """Return the newest message of the client's OTP; None where it is unknown or no longer kept."""
-        async for stretch in stretches(self._database, "events"):
-            begun = await self._database.one(
-                _queries.newest_message_of_otp, client_id=client_id, mode=mode, otp_id=otp_id, **stretch._asdict()
-            )
-            if begun is not None:
-                created_at: datetime = begun["created_at"]
-                row = await self._database.one(
-                    _queries.message_by_id,
-                    client_id=client_id,
-                    mode=mode,
-                    message_id=begun["message_id"],
-                    from_at=created_at,
-                    until_at=created_at + _INSTANT,
-                )
-                return _view(row) if row is not None else None
+        begun = await self._newest_beginning(client_id, mode, otp_id)
+        if begun is None:
+            return None
+        created_at: datetime = begun["created_at"]
+        row = await self._database.one(
+            _queries.message_by_id,
+            client_id=client_id,
+            mode=mode,
+            message_id=begun["message_id"],
+            from_at=created_at,
+            until_at=created_at + _INSTANT,
+        )
+        return _view(row) if row is not None else None
+
+    async def _newest_beginning(self, client_id: str, mode: str, otp_id: str) -> asyncpg.Record | None:
+        whose = {"client_id": client_id, "mode": mode, "otp_id": otp_id}
+        async with aclosing(stretches(self._database, "events")) as walk:
+            async for stretch in walk:
+                begun = await self._database.one(_queries.newest_message_of_otp, **whose, **stretch._asdict())
+                if begun is not None:
+                    return begun
         return None
 
 

@@ -6,6 +6,8 @@ that; and only then is everything erased that is there. The living store must ha
 sent afterwards is kept.
 """
 
+from contextlib import aclosing
+
 from otpsvc.postgres import queries
 from otpsvc.postgres.history import stretches
 from otpsvc.postgres.pool import Database
@@ -20,12 +22,16 @@ class PostgresNumberRecords:
         self._database = database
 
     async def forget(self, to_index: str, *, client_id: str | None, mode: str | None) -> int:
-        """Erase a number, by its blind index; return from how many messages. Safe to repeat, as after a failure."""
+        """Erase a number, by its blind index; return from how many messages. Safe to repeat, as after a failure.
+
+        SERVICE_UNAVAILABLE also where too many look through the old days already.
+        """
         await self._database.execute(_queries.record_forgotten, to_index=to_index, client_id=client_id, mode=mode)
         await self._database.value(_queries.await_history_writers)
         n_erased = 0
-        async for stretch in stretches(self._database, "messages"):
-            n_erased += await self._database.value(
-                _queries.erase_messages, to_index=to_index, client_id=client_id, mode=mode, **stretch._asdict()
-            )
+        async with aclosing(stretches(self._database, "messages")) as walk:
+            async for stretch in walk:
+                n_erased += await self._database.value(
+                    _queries.erase_messages, to_index=to_index, client_id=client_id, mode=mode, **stretch._asdict()
+                )
         return n_erased

@@ -50,16 +50,17 @@ create table messages (
 
 create index messages_message_id on messages (message_id);
 create index messages_to_index on messages (to_index) where to_index is not null;
+-- Those that still wait: few, but for those that nothing will ever end.
+create index messages_waiting on messages (created_at, message_id) where status in ('queued', 'processing');
 
--- Numbers whose messages may still be on their way here. Without client_id or mode: of all clients, in both modes.
+-- Numbers whose messages may still be on their way here, once for each kind of call, however often it is repeated.
 create table forgotten_numbers (
     to_index text collate "C" not null,
-    client_id text collate "C",
-    mode text collate "C",
-    forgotten_at timestamptz not null default now()
+    client_id text collate "C" not null default '',  -- '': of all clients
+    mode text collate "C" not null default '',  -- '': in both modes
+    forgotten_at timestamptz not null default now(),  -- the latest call
+    primary key (to_index, client_id, mode)
 );
-
-create index forgotten_numbers_to_index on forgotten_numbers (to_index);
 
 -- Reads the catalog itself: what a name means may be cached, and a table that another has just made be missed.
 create function is_history_day(parent text, partition text) returns boolean language sql as $$
@@ -81,7 +82,7 @@ begin
     if is_history_day(parent, partition) then
         return;
     end if;
-    -- Messages are updated: room beside each row saves the work on the indexes.
+    -- Messages are updated: with room beside each row, its new version stays on the same page.
     execute format(
         'create table %I (like %I including defaults including constraints) with (fillfactor = %s)',
         partition, parent, case parent when 'messages' then 80 else 100 end

@@ -44,7 +44,7 @@ cross join lateral (
     select max(n.forgotten_at) as forgotten_at from forgotten_numbers n
     -- The two times are of two clocks: what was sent a moment later may lose its number too, what was before never keeps it.
     where n.to_index = given.to_index and given.created_at < n.forgotten_at + interval '10 seconds'
-        and (n.client_id is null or n.client_id = given.client_id) and (n.mode is null or n.mode = given.mode)
+        and n.client_id in ('', given.client_id) and n.mode in ('', given.mode)
 ) as f
 order by created_at, message_id
 on conflict (created_at, message_id) do update set
@@ -83,9 +83,11 @@ where otp_id = $3 and client_id = $1 and mode = $2 and occurred_at >= $4 and occ
 order by occurred_at, event_id;
 
 -- name: newest_events many (otp_id, client_id, horizon, from_at, until_at, max_rows)
+-- What is seen and yet has a number of a transaction to come was written in another server, before a dump and restore.
 select occurred_at, event_id, name, client_id, mode, otp_id, message_id, data, tx::text as tx
 from events
-where occurred_at >= $4 and occurred_at < $5 and tx < $3::text::xid8
+where occurred_at >= $4 and occurred_at < $5
+    and (tx < $3::text::xid8 or tx >= pg_snapshot_xmax(pg_current_snapshot()))
     and ($1::text is null or otp_id = $1) and ($2::text is null or client_id = $2)
 order by occurred_at desc, event_id desc limit $6;
 
@@ -109,14 +111,23 @@ select pg_advisory_unlock(hashtextextended('otpsvc.history_house', 0));
 -- name: drop_history_day value (parent, keep_from)
 select drop_history_day($1, $2);
 
--- name: end_lost_messages value (from_at, until_at, precedence)
--- Messages that nothing in the living store could end any more: no worker ran until their records were gone.
-with lost as (
-    update messages set status = 'expired', reason = 'unrecorded', precedence = $3
+-- name: end_lost_messages value (from_at, until_at, precedence, max_rows)
+-- Messages that nothing in the living store could end any more: no worker ran until their records were gone. One that is
+-- being written this moment is not waited for.
+with lost as materialized (
+    select created_at, message_id from messages
     where created_at >= $1 and created_at < $2 and status in ('queued', 'processing')
+    order by created_at, message_id limit $4
+    for update skip locked
+),
+ended as (
+    update messages m set status = 'expired', reason = 'unrecorded', precedence = $3
+    from lost
+    where m.created_at = lost.created_at and m.message_id = lost.message_id
+        and m.created_at >= $1 and m.created_at < $2
     returning 1
 )
-select count(*) from lost;
+select count(*) from ended;
 
 -- name: purge_forgotten_numbers exec (before)
 delete from forgotten_numbers where forgotten_at < $1;

@@ -1,7 +1,8 @@
 -- Forgetting a number.
 
 -- name: record_forgotten exec (to_index, client_id, mode)
-insert into forgotten_numbers (to_index, client_id, mode) values ($1, $2, $3);
+insert into forgotten_numbers as n (to_index, client_id, mode) values ($1, coalesce($2, ''), coalesce($3, ''))
+on conflict (to_index, client_id, mode) do update set forgotten_at = greatest(n.forgotten_at, excluded.forgotten_at);
 
 -- name: await_history_writers value ()
 select await_history_writers();

@@ -152,10 +152,13 @@ async def test_the_route_gives_what_is_counted(tmp_path: Path) -> None:
     async def events() -> tuple[int, float]:
         return (1, 0.5)
 
+    async def owed() -> int:
+        return 3
+
     metrics = open_metrics(tmp_path, installation="otpsvc")
     try:
         metrics.called("send", "accepted", 0.1)
-        scrape = Scrape(metrics, Probes(queues, events, {"redis": nothing}))
+        scrape = Scrape(metrics, Probes(queues, events, owed, {"redis": nothing}))
         async with client_of(metrics_router(scrape)) as client:
             plain = await client.get("/metrics")
             assert plain.status_code == 200
@@ -205,6 +208,7 @@ def test_a_whole_service_counts_what_it_answers(own_stores: tuple[str, str], tmp
     assert counted['otpsvc_messages_ended_total{reason="none",status="sent"}'] == "1.0"
     assert counted['otpsvc_store_up{store="redis"}'] == counted['otpsvc_store_up{store="postgresql"}'] == "1.0"
     assert counted["otpsvc_events_unwritten"] == "0.0"
+    assert "otpsvc_events_owed_max" in counted
     assert float(counted['otpsvc_events_drained_total{kind="new"}']) >= 4
     for secret in (number, number[4:], code, otp_id, sent.json()["message_id"], service.tester.client_id):
         assert secret not in " ".join(counted)

@@ -1,6 +1,8 @@
 """Writing history while PostgreSQL fails: every outage is SERVICE_UNAVAILABLE, and nothing is lost or there twice."""
 
 import asyncio
+import contextlib
+import re
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from otpsvc.errors import ApiError
 from otpsvc.events.model import Event
 from otpsvc.postgres.events import PostgresEventLog
 from otpsvc.postgres.pool import Database, open_database
-from tests.events.samples import CLIENT, NOON, life, lives, without_personal
+from tests.events.samples import CLIENT, NOON, life, lives, sent, without_personal
 from tests.postgres.cable import open_cable
 
 
@@ -144,6 +146,106 @@ async def test_a_server_that_is_slow(database_url: str, server: Any) -> None:
         await unavailable(log, events)
     assert await log.write(events) == len(events) - 1
     await database.close()
+
+
+# Whatever writes more rows than this in one statement is not done in any time.
+SLOW = """
+create function sleep_for_many() returns trigger language plpgsql as $$
+begin
+    if (select count(*) from written) > {most} then
+        perform pg_sleep(60);
+    end if;
+    return null;
+end $$;
+create trigger sleep_for_many after insert on events referencing new table as written
+    for each statement execute function sleep_for_many();
+"""
+
+
+@contextlib.asynccontextmanager
+async def impatient(database_url: str, timeout_s: float, is_told_by_the_server: bool = True) -> AsyncIterator[Database]:
+    """A pool that waits this long: until the server gives a statement up, or else until we do."""
+    pool = await asyncpg.create_pool(
+        database_url,
+        min_size=1,
+        max_size=2,
+        command_timeout=5.0 if is_told_by_the_server else timeout_s,
+        server_settings={"statement_timeout": str(int(timeout_s * 1000)) if is_told_by_the_server else "0"},
+    )
+    database = Database(pool, timeout_s=5.0)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def sizes_of(server: Any, events: list[Event]) -> list[int]:
+    """How many of these were written together, transaction by transaction."""
+    written = [one.event_id for one in events]
+    rows = await server.fetch("select count(*) from events where event_id = any($1) group by tx order by tx", written)
+    return [row[0] for row in rows]
+
+
+def slowed_down(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """To how many events at once it came down, step by step."""
+    return re.findall(r"could not be written in time: now (\d+) at once", caplog.text)
+
+
+@pytest.mark.parametrize("is_told_by_the_server", [True, False])
+async def test_a_batch_too_large_for_a_slow_server_is_written_in_parts(
+    database_url: str, database: Database, server: Any, caplog: pytest.LogCaptureFixture, is_told_by_the_server: bool
+) -> None:
+    """500 take too long and 62 do not; what did is remembered, and more tried again when many have gone well."""
+    await log_of(database).write(lives(1))
+    await server.execute(SLOW.format(most=100))
+    async with impatient(database_url, 0.5, is_told_by_the_server) as slow:
+        log, events = log_of(slow), lives(100, NOON + 1000)
+        assert await log.write(events) == 500
+        sizes = await sizes_of(server, events)
+        assert (max(sizes), sum(sizes)) == (62, 500)
+        assert slowed_down(caplog) == ["250", "125", "62"]
+        caplog.clear()
+        # Few at a time prove nothing.
+        for n in range(20):
+            await log.write(lives(1, NOON + 2000 + n))
+        later = lives(20, NOON + 3000)
+        assert await log.write(later) == 100
+        assert (await sizes_of(server, later), slowed_down(caplog)) == ([62, 38], [])
+        await server.execute("drop trigger sleep_for_many on events")
+        n_writes, sizes = 0, [0]
+        while sizes != [100] and n_writes < 50:
+            events = lives(20, NOON + 10_000 + n_writes * 100)
+            await log.write(events)
+            sizes = await sizes_of(server, events)
+            n_writes += 1
+        assert n_writes == 8
+
+
+async def test_an_event_that_cannot_be_written_in_time_is_an_outage(
+    database_url: str, database: Database, server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await log_of(database).write(lives(1))
+    await server.execute(SLOW.format(most=0))
+    async with impatient(database_url, 0.3) as slow:
+        log, events = log_of(slow), life(NOON + 1000)
+        await unavailable(log, events)
+        assert slowed_down(caplog) == ["2", "1", "1"]
+        assert await counts(server) == (5, 1)
+        await server.execute("drop trigger sleep_for_many on events")
+        assert await log.write(events) == 5
+        assert await sizes_of(server, events) == [1] * 5
+
+
+async def test_a_value_that_is_refused_among_many_that_are_slow(
+    database_url: str, database: Database, server: Any
+) -> None:
+    await log_of(database).write(lives(1))
+    await server.execute(SLOW.format(most=10))
+    async with impatient(database_url, 0.5) as slow:
+        events, bad = lives(10, NOON + 1000), sent(NOON + 5000, text="\x00")
+        assert await log_of(slow).write([*events[:23], bad, *events[23:]]) == 51
+        assert await server.fetchval("select count(*) from events where data->>'is_unreadable' = 'true'") == 1
+        assert await counts(server) == (56, 11)
 
 
 async def test_a_database_that_was_never_migrated(empty_database_url: str) -> None:

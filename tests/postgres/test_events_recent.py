@@ -150,6 +150,27 @@ async def test_a_writer_that_is_undone_holds_nothing_back(log: PostgresEventLog,
     assert ids((await follow(log, cursor))[0]) == [quick.event_id]
 
 
+async def test_what_was_restored_from_another_server_is_old(log: PostgresEventLog, server: Any) -> None:
+    """Its transactions have higher numbers than this server has come to: shown with the newest, never as new."""
+    restored, mine = event("otp.expired", now_ms() - 1000), event("otp.expired", now_ms())
+    foreign = await server.fetchval("select (pg_current_xact_id()::text::bigint + 1000000)::text")
+    await log.write([restored])
+    await server.execute("update events set tx = $1::text::xid8", foreign)
+    await settled(log)
+    page = await log.recent(limit=10, after=None)
+    assert ids(page.events) == [restored.event_id]
+    await log.write([mine])
+    await settled(log)
+    assert ids((await follow(log, page.cursor))[0]) == [mine.event_id]
+    assert ids((await log.recent(limit=10, after=None)).events) == [restored.event_id, mine.event_id]
+    # A cursor that was made there.
+    page = await log.recent(limit=10, after=f"{foreign}/")
+    assert page.events == []
+    await log.write([late := event("otp.expired", now_ms())])
+    await settled(log)
+    assert ids((await follow(log, page.cursor))[0]) == [late.event_id]
+
+
 async def test_many_writers_and_a_follower(log: PostgresEventLog) -> None:
     """Batches of all sizes commit in any order while one follows: it sees each event once."""
     cursor = (await log.recent(limit=0, after=None)).cursor

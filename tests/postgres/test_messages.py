@@ -247,6 +247,16 @@ async def test_two_drains_with_the_halves_of_many_messages(log: PostgresEventLog
     assert [tuple(row) for row in rows] == [("sent", "main", TO, False)]
 
 
+async def test_what_an_earlier_version_wrote_makes_no_message(log: PostgresEventLog, server: Any) -> None:
+    """Its events of a send said nothing of the message; what became of it, told by this one, makes it."""
+    begun = event("otp.sent", purpose="login", code_length="6", expires_at=str(NOON + 300_000))
+    await log.write([begun, event("otp.resent", otp_id=begun.otp_id), sent(channel="")])
+    assert await server.fetchval("select count(*) from messages") == 0
+    assert await server.fetchval("select count(*) from events") == 3
+    await log.write([begun, of_message("message.sent", begun, 1, sender="main")])
+    assert [tuple(row) for row in await server.fetch("select status, channel from messages")] == [("sent", "sms")]
+
+
 async def test_other_events_make_no_message(log: PostgresEventLog, server: Any) -> None:
     await log.write([event(f"otp.{name}") for name in ("rejected", "verified", "locked", "superseded", "expired")])
     await log.write([of_message("message.unheard_of", BEGUN, 1)])

@@ -9,7 +9,9 @@ import pytest
 
 from otpsvc.errors import ApiError
 from otpsvc.events.model import Event
+from otpsvc.postgres import queries
 from otpsvc.postgres.events import PostgresEventLog
+from otpsvc.postgres.message_rows import MessageRow, rows_of
 from otpsvc.postgres.numbers import PostgresNumberRecords
 from otpsvc.postgres.pool import Database
 from tests.events.samples import CLIENT, DAY_MS, NOON, OTHER_CLIENT, TEXT, TO, TO_INDEX, of_message, sent
@@ -169,6 +171,44 @@ async def test_forgetting_in_the_middle_of_much_traffic(
     assert (
         await server.fetchval("select count(*) from messages where forgotten_at is null or to_index is not null") == 0
     )
+
+
+async def test_who_forgets_again_and_again_leaves_one_row_for_each_kind_of_call(
+    log: PostgresEventLog, numbers: PostgresNumberRecords, server: Any
+) -> None:
+    kinds = [(None, None), (CLIENT, None), (CLIENT, "live"), (None, "test")]
+    now = await now_ms(server)
+    for client_id, mode in kinds:
+        await numbers.forget(TO_INDEX, client_id=client_id, mode=mode)
+    await server.execute("update forgotten_numbers set forgotten_at = now() - interval '1 day'")
+    await asyncio.gather(*(numbers.forget(TO_INDEX, client_id=CLIENT, mode="live") for _ in range(50)))
+    for n in range(1000):
+        client_id, mode = kinds[n % 4]
+        await numbers.forget(TO_INDEX, client_id=client_id, mode=mode)
+    rows = await server.fetch(
+        "select client_id, mode, forgotten_at > to_timestamp($1) as is_new from forgotten_numbers", now / 1000
+    )
+    assert {tuple(row) for row in rows} == {(client or "", mode or "", True) for client, mode in kinds}
+    assert len(rows) == 4
+    begun = sent(now)
+    await log.write([begun])
+    assert not await is_known(server, begun)
+
+
+async def test_a_batch_looks_up_its_own_numbers_only(server: Any) -> None:
+    """However many were forgotten: by the index, of which every part counts."""
+    await server.execute(
+        "insert into forgotten_numbers (to_index, client_id) select n::text, c::text"
+        " from generate_series(1, 20000) n, generate_series(1, 3) c"
+    )
+    await server.execute("analyze forgotten_numbers")
+    await server.execute("select ensure_history_day('messages', '2026-07-26')")
+    rows = rows_of([sent(NOON + n, to_index=str(n)) for n in range(500)])
+    columns = [[row[i] for row in rows] for i in range(len(MessageRow._fields))]
+    merging = queries.load("events").merge_messages.sql
+    plan = "\n".join(row[0] for row in await server.fetch(f"explain (costs off) {merging}", *columns))
+    assert "Seq Scan on forgotten_numbers" not in plan
+    assert "Index Cond: ((to_index = given.to_index) AND (client_id = ANY" in plan
 
 
 async def test_an_outage(database: Database, numbers: PostgresNumberRecords) -> None:
