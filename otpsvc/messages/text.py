@@ -63,8 +63,8 @@ class Texts:
             check_template(template, code_length=len(code))
             text, masked = (template.replace(_placeholder_in(template), shown) for shown in (code, mask))
         parts, encoding = count_parts(text)
-        # Masked in its place, never by what it looks like: what is left says nothing of the code to anybody, not even to
-        # who knows the template and finds other digits of it missing.
+        # Masked in its place, never by what it looks like: what is left says nothing of the code to anybody, not even
+        # to who knows the template and finds other digits of it missing.
         return Text(text, masked, parts, encoding)
 
 
