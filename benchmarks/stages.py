@@ -80,7 +80,7 @@ async def _measure() -> list[tuple[str, float]]:
         ("number: normalise", _best(lambda: phone.normalise(_NUMBER))),
         ("number: mask", _best(lambda: phone.mask(_NUMBER))),
         ("number: blind index", _best(lambda: keyring.index("number", _NUMBER).hex())),
-        ("one id (a send makes five, a verify three)", _best(ids.new_event_id)),
+        ("one id (a send makes four, a verify two)", _best(ids.new_event_id)),
         ("code: make", _best(lambda: new_code(6))),
         ("code: hash, hmac-sha256", await _best_awaited(lambda: hash_code(plain_hasher, plain_id))),
         ("code: hash, argon2id-64k (the default)", await _best_awaited(lambda: hash_code(hasher, otp_id))),
