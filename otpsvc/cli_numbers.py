@@ -36,7 +36,7 @@ def forget(config: Path | None, number: tuple[str, ...], client_id: str | None, 
     tenant = Tenant(client_id, mode) if client_id is not None and mode is not None else None
     settings = load(config, os.environ)
     forgotten = run(_forget(settings, _given(number), tenant))
-    click.echo(f"{forgotten.n_otps} codes and {forgotten.n_messages} messages erased")
+    click.echo(f"erased: codes {forgotten.n_otps}, messages {forgotten.n_messages}")
 
 
 async def _forget(settings: Settings, number: str, tenant: Tenant | None) -> Forgotten:

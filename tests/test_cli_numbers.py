@@ -113,7 +113,7 @@ def test_a_number_is_forgotten_at_every_client_and_nothing_else(
 ) -> None:
     assert named_in(variables) == everything_but(shops)
     said = forget("+44", "7911", "123987")
-    assert said == (0, "4 codes and 4 messages erased\n", "")
+    assert said == (0, "erased: codes 4, messages 4\n", "")
     assert named_in(variables) == everything_but(shops, *shops[0], *shops[1])
     assert forget(NUMBER).status == 0
 
@@ -121,7 +121,7 @@ def test_a_number_is_forgotten_at_every_client_and_nothing_else(
 def test_one_client_and_mode(forget: Forget, shops: tuple[Shop, Shop], variables: dict[str, str]) -> None:
     caller = shops[1].live
     said = forget(NUMBER, "--client", caller.client_id, "--mode", "live")
-    assert said == (0, "1 codes and 1 messages erased\n", "")
+    assert said == (0, "erased: codes 1, messages 1\n", "")
     assert named_in(variables) == everything_but(shops, caller)
 
 
@@ -129,12 +129,12 @@ def test_one_client_and_mode(forget: Forget, shops: tuple[Shop, Shop], variables
 def test_the_number_from_standard_input(
     forget: Forget, shops: tuple[Shop, Shop], variables: dict[str, str], given: str
 ) -> None:
-    assert forget("-", given=given.encode()).out == "4 codes and 4 messages erased\n"
+    assert forget("-", given=given.encode()).out == "erased: codes 4, messages 4\n"
     assert named_in(variables) == everything_but(shops, *shops[0], *shops[1])
 
 
 def test_an_unknown_number_is_no_fault(forget: Forget) -> None:
-    assert forget(NUMBER) == (0, "0 codes and 0 messages erased\n", "")
+    assert forget(NUMBER) == (0, "erased: codes 0, messages 0\n", "")
 
 
 @pytest.mark.parametrize(
