@@ -120,8 +120,11 @@ def rss(pid: int) -> int:
 
 
 def open_files(pid: int) -> int:
-    """How many descriptors a process holds."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    """How many descriptors a process holds; 0 where only root may look, because the service lets nobody else in."""
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except PermissionError:
+        return 0
 
 
 async def what_stays(client: redis_asyncio.Redis, ager: Ager, stand: Stand) -> list[str]:
