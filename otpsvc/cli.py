@@ -23,7 +23,7 @@ from otpsvc.cli_clients import client, key
 from otpsvc.cli_events import events
 from otpsvc.cli_keys import keys
 from otpsvc.cli_numbers import forget
-from otpsvc.cli_run import config_option, keep_memory_private, run
+from otpsvc.cli_run import HELP_OPTIONS, config_option, keep_memory_private, run
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.postgres.migrate import migrate as run_migrations
 from otpsvc.postgres.migrate import pending
@@ -44,7 +44,7 @@ def main() -> None:
         sys.exit(130)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings=HELP_OPTIONS)
 @click.version_option(__version__, prog_name="otpsvc")
 def cli() -> None:
     """Phone verification that a team runs itself: send a code, verify a code.

@@ -11,7 +11,7 @@ import msgspec
 import rich_click as click
 
 from otpsvc.app import client_service, open_database_of, refuse_old_database
-from otpsvc.cli_run import as_text, config_option, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
 from otpsvc.clients.model import ApiKey, Client
 from otpsvc.clients.service import ClientService
 from otpsvc.errors import ConfigurationError
@@ -22,7 +22,7 @@ T = TypeVar("T")
 _NUMBER = re.compile(r"-?[0-9]{1,18}\Z")
 
 
-@click.group()
+@click.group(context_settings=HELP_OPTIONS)
 def client() -> None:
     """Make and change clients: the tenants that send and verify codes."""
 
@@ -85,7 +85,7 @@ def resume_client(config: Path | None, client_id: str) -> None:
     click.echo(_client_line(_with_clients(config, lambda clients: clients.resume_client(client_id))))
 
 
-@click.group()
+@click.group(context_settings=HELP_OPTIONS)
 def key() -> None:
     """Make, list and revoke the API keys with which a client proves who it is."""
 

@@ -18,7 +18,7 @@ import msgspec
 import rich_click as click
 
 from otpsvc.app import open_database_of, refuse_old_database
-from otpsvc.cli_run import as_text, config_option, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
 from otpsvc.errors import ApiError
 from otpsvc.events.model import Event
 from otpsvc.events.ports import EventLog
@@ -31,7 +31,7 @@ _PAGE = 500
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 
 
-@click.group()
+@click.group(context_settings=HELP_OPTIONS)
 def events() -> None:
     """Look at what happened: codes sent, guessed, verified, expired, and their messages."""
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import rich_click as click
 
 from otpsvc.app import keyring_of, open_database_of, refuse_old_database
-from otpsvc.cli_run import as_text, config_option, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
 from otpsvc.crypto import Keyring
 from otpsvc.errors import ConfigurationError
 from otpsvc.keyring_file import KeyringFile
@@ -56,7 +56,7 @@ class Standing(NamedTuple):
         return "; ".join(risks) or None
 
 
-@click.group()
+@click.group(context_settings=HELP_OPTIONS)
 def keys() -> None:
     """List and rotate the masters of the keyring, under which codes, numbers and API keys are kept.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from otpsvc.app import open_house
-from otpsvc.cli_run import as_text, config_option, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
 from otpsvc.otp.erasure import Forgotten
 from otpsvc.otp.ports import Tenant
 from otpsvc.settings import Settings, load
@@ -16,7 +16,7 @@ _FROM_STDIN = "-"
 _MOST_BYTES = 1000  # more than any number, so that a wrong file is refused and not read to its end
 
 
-@click.command("forget")
+@click.command("forget", context_settings=HELP_OPTIONS)
 @config_option
 @click.argument("number", nargs=-1, required=True, callback=as_text, metavar="NUMBER")
 @click.option("--client", "client_id", callback=as_text, help="Only what this client sent; needs --mode.")

@@ -16,6 +16,9 @@ T = TypeVar("T")
 
 _PR_SET_DUMPABLE = 4  # prctl(2)
 
+# For every group and command that stands alone: the library keeps the help option that it was first asked for with.
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
 config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
