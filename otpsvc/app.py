@@ -136,7 +136,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
 
     Raises ConfigurationError for whatever would let the service start and then do wrong.
     """
-    keyring_of(settings)
+    keyring_of(settings)  # a fault in the keyring is told before anything is connected
     known = [profile.name for profile in PROFILES]
     given = [("hash_profile", settings.keys.hash_profile)]
     given += [("accepted_hash_profiles", name) for name in settings.keys.accepted_hash_profiles]
