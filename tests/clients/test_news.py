@@ -9,7 +9,7 @@ from typing import NamedTuple
 import asyncpg
 import pytest
 
-from otpsvc.clients.auth import Authenticator
+from otpsvc.clients.auth import MAX_QUESTIONS, Authenticator
 from otpsvc.clients.keys import make_key, tag_of
 from otpsvc.clients.model import NewApiKey
 from otpsvc.clients.service import ClientService
@@ -42,6 +42,13 @@ class Post(NamedTuple):
         except ApiError as refusal:
             return refusal.code
         return f"ttl {principal.policy.ttl_s}"
+
+    def asked_little_about(self, public_id: str) -> bool:
+        """Whether the store was asked before the news and after it, about nothing else.
+
+        A question that took too long, or that more news came into, is asked anew: never without end.
+        """
+        return set(self.asked) == {public_id} and 2 <= len(self.asked) <= 1 + MAX_QUESTIONS
 
     async def comes_to(self, outcome: str, key: NewApiKey | str, client_id: str) -> None:
         """Ask until the outcome is this one; the clock does not move meanwhile, so only news can bring it."""
@@ -110,7 +117,7 @@ async def test_a_key_revoked_on_another_command_line_stops_everywhere(
     assert b"revoked" in said
     for one in posts:
         await one.comes_to("INVALID_API_KEY", shop, client_id)
-        assert one.asked == [shop.key.public_id] * 2
+        assert one.asked_little_about(shop.key.public_id)
 
 
 async def test_suspension_and_policy_arrive_at_once_for_all_keys_of_the_client_and_no_other(
@@ -169,7 +176,7 @@ async def test_a_key_that_was_unknown_works_as_soon_as_it_is_made(
     )
     for one in posts:
         await one.comes_to("ttl 120", text, client_id)
-        assert one.asked == [text[8:21]] * 2
+        assert one.asked_little_about(text[8:21])
 
 
 async def test_what_happens_while_the_line_is_cut_is_seen_when_it_is_back(
