@@ -20,7 +20,7 @@ OLDEST_PYTHON = "3.11"
 # What each file locks, as arguments of `uv pip compile`. `dev` is made first and the others start
 # from its pins, so that what the tests see is what runs.
 LOCKS = {
-    "dev": ("pyproject.toml", "--extra", "embedded", "--group", "dev"),
+    "dev": ("pyproject.toml", "--extra", "embedded", "--extra", "smpp", "--group", "dev"),
     "run": ("pyproject.toml", "--extra", "embedded", "--group", "build"),
     "runtime": ("pyproject.toml",),
     "build": ("--group", "build"),
