@@ -8,6 +8,8 @@ code, an unmasked number, a key or anything else that the caller did not send in
 from dataclasses import dataclass
 from typing import Any
 
+from otpsvc import delivery_errors
+
 LANGUAGES = ("en", "fr", "it", "ru")
 
 
@@ -265,4 +267,9 @@ _ROWS = (
     }, 1),
 )  # fmt: skip
 
-CATALOGUE: dict[str, ErrorKind] = {row.code: row for row in _ROWS}
+_DELIVERY_ROWS = tuple(
+    ErrorKind(code, status, category, retryable, dict(zip(LANGUAGES, words, strict=True)), retry_after_s)
+    for code, status, category, retryable, retry_after_s, words in delivery_errors.ROWS
+)
+
+CATALOGUE: dict[str, ErrorKind] = {row.code: row for row in (*_ROWS, *_DELIVERY_ROWS)}
