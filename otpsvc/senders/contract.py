@@ -9,7 +9,7 @@ No string made here or by a sender (details, provider ids, exceptions, log lines
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Generic, NamedTuple, TypeVar
@@ -20,10 +20,12 @@ from otpsvc.clock import Clock
 from otpsvc.settings_values import Secret
 
 __all__ = (
+    "ERROR_OF",
     "RULES",
     "Accepted",
     "Capabilities",
     "Channel",
+    "CheckOutcome",
     "Health",
     "NoSettings",
     "OutboundMessage",
@@ -62,7 +64,10 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     gateway may hold a message before it goes out or dies, None if nobody knows. `is_idempotent`: the gateway itself
     recognises our message id, so that the same call made twice sends one message. `can_cancel`, `has_receipts` and
     `has_presence` promise that `cancel`, `parse_receipt` or `poll`, and `health` really tell. `longest_text` counts
-    characters, None for no limit below ours.
+    characters, None for no limit below ours. `receipt_within_s`: a receipt that the message has left normally comes
+    within so many seconds, so that its absence means something; None where nobody should wait for one.
+    `polls_every_s`: how often `poll` is asked about a message that has no last receipt yet; None: never. `owns_code`:
+    the gateway makes a code of its own, sends that instead of our text, and `check` compares a guess with it.
     """
 
     channels: frozenset[Channel]
@@ -73,6 +78,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     has_receipts: bool = False
     has_presence: bool = False
     longest_text: int | None = None
+    receipt_within_s: float | None = None
+    polls_every_s: float | None = None
+    owns_code: bool = False
 
 
 class OutboundMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +88,7 @@ class OutboundMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     `to` is E.164 with the plus. `expires_at` is when its code ends (seconds since 1970) and `life_s` how much of that
     was left at the call: a gateway that takes a validity gets it from here. `try_number` starts at 1. `mode` is `live`
-    or `test`.
+    or `test`. `code_length` and `max_attempts` are for gateways that make the code themselves (0: not known).
     """
 
     message_id: str
@@ -92,6 +100,8 @@ class OutboundMessage(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float
     life_s: float
     try_number: int
+    code_length: int = 0
+    max_attempts: int = 0
 
     def __repr__(self) -> str:
         """Name the message, hide the number and the text."""
@@ -138,6 +148,23 @@ RULES: Mapping[RejectionKind, Rule] = {
 }
 
 
+# What a caller is told, by the catalogue of errors, where a gateway's own table does not say it better.
+ERROR_OF: Mapping[RejectionKind, str] = {
+    RejectionKind.INVALID_NUMBER: "INVALID_PHONE_NUMBER",
+    RejectionKind.BLOCKED: "BLOCKED_NUMBER",
+    RejectionKind.UNSUPPORTED: "GATEWAY_ERROR",
+    RejectionKind.TEXT_REFUSED: "INVALID_TEMPLATE",
+    RejectionKind.TOO_LONG: "MESSAGE_TOO_LONG",
+    RejectionKind.SENDER_REFUSED: "INVALID_SENDER",
+    RejectionKind.NO_CREDIT: "NO_CREDIT",
+    RejectionKind.UNAUTHORISED: "GATEWAY_ERROR",
+    RejectionKind.MISCONFIGURED: "GATEWAY_ERROR",
+    RejectionKind.UNAVAILABLE: "GATEWAY_UNAVAILABLE",
+    RejectionKind.UNDELIVERABLE: "NETWORK_ERROR",
+    RejectionKind.GATEWAY_ERROR: "GATEWAY_ERROR",
+}
+
+
 class Accepted(msgspec.Struct, frozen=True):
     """The gateway took the message. `provider_id` is its own id for it, `parts` what it counted, where it says so."""
 
@@ -146,17 +173,25 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """The message was surely not sent, and asking this sender again would not help."""
+    """The message was surely not sent, and asking this sender again would not help.
+
+    `is_unmapped`: the gateway's code is in no table, so `kind` is a guess that somebody should look at.
+    """
 
     kind: RejectionKind
     detail: str = ""
+    is_unmapped: bool = False
 
 
 class RetryLater(msgspec.Struct, frozen=True):
-    """The message was surely not sent, and this sender may take it after `after_s` seconds (throttled, restarting)."""
+    """The message was surely not sent, and this sender may take it after `after_s` seconds (throttled, restarting).
+
+    `is_fault`: the gateway is not busy but out of order, so that it counts against it (the breaker).
+    """
 
     after_s: float
     detail: str = ""
+    is_fault: bool = False
 
 
 class Unknown(msgspec.Struct, frozen=True):
@@ -175,6 +210,15 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
     provider_id: str | None
     channel: Channel
     sent_at: float
+
+
+class CheckOutcome(StrEnum):
+    """What a gateway that owns the code says about one guess."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    ENDED = "ended"  # its session is over: expired there, too many tries, cancelled, unknown
+    UNKNOWN = "unknown"  # no answer that can be read; the guess may have been counted there
 
 
 class ReceiptStatus(StrEnum):
@@ -258,10 +302,18 @@ class NoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, kw_only=True)
 class SenderContext:
-    """What the house lends to a sender. `is_dev` is true under `otpsvc dev` only."""
+    """What the house lends to a sender.
+
+    `is_dev` is true under `otpsvc dev` only. `public_url` is where the house is reached from outside, None if nobody
+    has said. `take_receipts` is for receipts that come over a connection of the sender's own; it raises ApiError where
+    they could not be kept, so that the gateway can be made to repeat them. None where this process only checks settings
+    or answers requests.
+    """
 
     is_dev: bool
     clock: Clock
+    public_url: str | None = None
+    take_receipts: Callable[[str, Sequence[Receipt]], Awaitable[None]] | None = None
 
 
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
@@ -289,8 +341,19 @@ class Sender(ABC, Generic[SettingsT]):
         """Name the sender, hide its settings."""
         return f"<{type(self).__name__} {self.name!r}>"
 
+    @property
+    def receipt_url(self) -> str | None:
+        """Where the gateway can bring receipts for this sender; None if the house has no public address."""
+        base = self.context.public_url
+        return f"{base}/receipts/{self.name}" if base else None
+
     async def open(self) -> None:
-        """Connect, fetch a first token: whatever must work before the first send. Raise ConfigurationError if not."""
+        """Take what sending needs (a pool, a connection). Raise ConfigurationError for settings that cannot work.
+
+        A gateway that is down at this moment must not raise: the house starts without it, and `health` tells. Workers
+        open every sender; processes that answer requests open only those that own the code, so `parse_receipt` must do
+        without.
+        """
 
     async def close(self) -> None:
         """Let go of what `open` took; must be safe after a failed `open`."""
@@ -311,6 +374,10 @@ class Sender(ABC, Generic[SettingsT]):
     async def poll(self, messages: Sequence[SentMessage]) -> Sequence[Receipt]:  # noqa: ARG002 - for those who override it
         """Ask the gateway about messages it accepted; leave out those it says nothing new about."""
         return ()
+
+    async def check(self, message: SentMessage, code: str) -> CheckOutcome:  # noqa: ARG002 - for those who override it
+        """Ask a gateway that owns the code whether `code` is it. Called once per counted guess; never repeat inside."""
+        return CheckOutcome.UNKNOWN
 
     async def cancel(self, message: SentMessage) -> bool:  # noqa: ARG002 - for those who override it
         """Try to stop a message; True only if the gateway promises that it will not go out."""

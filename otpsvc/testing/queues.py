@@ -1,36 +1,21 @@
-"""The message queue's port kept in memory, for tests of what stands in front of it.
+"""The message queue's port kept in memory, for tests of what stands in front of it, with the receipts that change it.
 
-It obeys the port's words exactly (leases, tokens, `begun_by`), so that a test that passes here can be run again on the
-real store.
+It obeys the port's words exactly (leases, tokens, `begun_by`, `awaiting`, what a receipt settles), so that a test that
+passes here can be run again on the real store. What a message may become is decided in `queued_message`.
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import msgspec
 
 from otpsvc.clock import Clock
 from otpsvc.crypto import Keyring
 from otpsvc.ids import new_message_id, random_base32
-from otpsvc.messages.model import ClaimedBatch, ClaimedMessage, Content, MessageStatus
+from otpsvc.messages.model import ClaimedBatch, ClaimedMessage, Content, MessageStatus, ReceiptFact, Tried
+from otpsvc.testing.queued_message import QueuedMessage
 
 MIN_LIFE_MS = 30_000
-
-
-@dataclass
-class QueuedMessage:
-    """A record and all that was written to it: `events` holds (status, reason or sender) in order.
-
-    `settled_by` is the token under which the record was last written, so that a repeat is known as one.
-    """
-
-    claimed: ClaimedMessage
-    due_at: float
-    status: MessageStatus = MessageStatus.QUEUED
-    token: str | None = None
-    settled_by: str | None = None
-    provider_id: str | None = None
-    events: list[tuple[MessageStatus, str]] = field(default_factory=list)
 
 
 class MemoryQueue:
@@ -57,10 +42,11 @@ class MemoryQueue:
         channel: str = "sms",
         life_s: float = 300.0,
         due_in_s: float = 0.0,
+        client_id: str = "client_100000000001",
     ) -> str:
         """Seal and queue a message as a send does; return its id."""
         message_id = new_message_id(partition=0).text
-        client_id, mode = "client_100000000001", "live"
+        mode = "live"
         now = self._clock.time()
         sealed = self._keyring.seal(
             msgspec.msgpack.encode(Content(to, text)),
@@ -81,6 +67,8 @@ class MemoryQueue:
             life_ms=int(life_s * 1000),
             tries=0,
             begun_by="",
+            code_length=6,
+            max_attempts=3,
         )
         self.messages[message_id] = QueuedMessage(claimed, due_at=now + due_in_s)
         self._news.set()
@@ -88,7 +76,7 @@ class MemoryQueue:
 
     async def wait(self, timeout_s: float) -> None:
         """Return when something was added or given back since the last wait."""
-        self._raise_if_down()
+        await self._reached()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._news.wait()
@@ -98,92 +86,109 @@ class MemoryQueue:
 
     async def rewake(self) -> None:
         """Let a wait return."""
-        await asyncio.sleep(0)
-        self._raise_if_down()
+        await self._reached()
         self._news.set()
 
     async def claim(self, *, limit: int, lease_s: float) -> ClaimedBatch:
         """Lease what is due, oldest due first."""
         self.n_claims += 1
-        await asyncio.sleep(0)
-        self._raise_if_down()
+        await self._reached()
         now = self._clock.time()
         batch: list[ClaimedMessage] = []
         for record in sorted(self.messages.values(), key=lambda record: record.due_at):
-            if record.status not in (MessageStatus.QUEUED, MessageStatus.PROCESSING):
+            if not record.is_waiting or record.due_at > now or len(batch) == limit:
                 continue
-            if record.due_at > now or len(batch) == limit:
-                continue
-            if record.claimed.message_id in self.unwanted:
-                self._end(record, MessageStatus.CANCELLED, "cancelled")
-                continue
-            if record.claimed.expires_at_ms - now * 1000 < MIN_LIFE_MS:
-                self._end(record, MessageStatus.EXPIRED, "expired")
-                continue
-            record.token = random_base32(10)
-            record.claimed = msgspec.structs.replace(
-                record.claimed,
-                token=record.token,
-                life_ms=int(record.claimed.expires_at_ms - now * 1000),
-                tries=record.claimed.tries + 1,
-            )
-            record.status = MessageStatus.PROCESSING
-            record.due_at = now + lease_s
-            batch.append(record.claimed)
-        waiting = [r.due_at for r in self.messages.values() if r.status in ("queued", "processing")]
+            unwanted = self._unwanted(record, now)
+            if record.may_be_leased(now=now, unwanted=unwanted):
+                batch.append(record.lease(random_base32(10), now=now, lease_s=lease_s))
+        waiting = [record.due_at for record in self.messages.values() if record.is_waiting]
         next_due_in_ms = max(0, int((min(waiting) - now) * 1000)) if waiting else None
         return ClaimedBatch(batch, next_due_in_ms)
 
-    async def begin(self, message_id: str, token: str, *, sender: str) -> bool:
-        """Write the sender down, unless the lease is lost or the code has ended (`unwanted`)."""
-        await asyncio.sleep(0)
-        self._raise_if_down()
+    async def begin(
+        self, message_id: str, token: str, *, sender: str, tried: Sequence[Tried] = (), may_duplicate: bool = False
+    ) -> bool:
+        """Write the sender down, unless the lease is lost, the code has ended (`unwanted`) or a receipt says enough."""
+        await self._reached()
         record = self.messages[message_id]
-        if record.token != token or message_id in self.unwanted:
+        if record.token != token or message_id in self.unwanted or record.is_settled_by_receipt:
             return False
-        record.claimed = msgspec.structs.replace(record.claimed, begun_by=sender)
+        record.begin(sender, tried, now=self._clock.time(), may_duplicate=may_duplicate)
         return True
 
-    async def record_sent(self, message_id: str, token: str, *, sender: str, provider_id: str | None) -> bool:
-        """End the record as sent."""
-        await asyncio.sleep(0)
-        self._raise_if_down()
+    async def record_sent(
+        self,
+        message_id: str,
+        token: str,
+        *,
+        sender: str,
+        provider_id: str | None,
+        tried: Sequence[Tried] = (),
+        receipt_in_s: float | None = None,
+    ) -> bool:
+        """Record that a sender took the message, and wait for its receipt where that is asked for."""
+        await self._reached()
         record = self.messages[message_id]
-        if record.token == token:
-            record.provider_id = provider_id
-            self._settle(record, MessageStatus.SENT, sender)
-        return record.settled_by == token
-
-    async def record_final(self, message_id: str, token: str, status: MessageStatus, *, reason: str) -> bool:
-        """End the record with a reason."""
-        await asyncio.sleep(0)
-        self._raise_if_down()
-        record = self.messages[message_id]
-        if record.token == token:
-            self._settle(record, status, reason)
-        return record.settled_by == token
-
-    async def release(self, message_id: str, token: str, *, due_in_s: float, reason: str, begun_by: str = "") -> bool:
-        """Make the record due again."""
-        await asyncio.sleep(0)
-        self._raise_if_down()
-        record = self.messages[message_id]
-        if record.token == token:
-            self._settle(record, MessageStatus.QUEUED, reason)
-            record.claimed = msgspec.structs.replace(record.claimed, begun_by=begun_by)
-            record.due_at = self._clock.time() + due_in_s
+        if record.settles(token, tried):
+            record.accept(sender, provider_id, now=self._clock.time(), receipt_in_s=receipt_in_s)
             self._news.set()
         return record.settled_by == token
 
-    def _settle(self, record: QueuedMessage, status: MessageStatus, word: str) -> None:
-        record.settled_by = record.token
-        self._end(record, status, word)
+    async def record_kept(self, message_id: str, token: str, *, tried: Sequence[Tried] = ()) -> bool:
+        """Leave a sent message as it is."""
+        await self._reached()
+        record = self.messages[message_id]
+        if record.settles(token, tried):
+            record.keep(now=self._clock.time())
+        return record.settled_by == token
 
-    def _end(self, record: QueuedMessage, status: MessageStatus, word: str) -> None:
-        record.status = status
-        record.token = None
-        record.events.append((status, word))
+    async def record_final(
+        self, message_id: str, token: str, status: MessageStatus, *, reason: str, tried: Sequence[Tried] = ()
+    ) -> bool:
+        """End the record with a reason."""
+        await self._reached()
+        record = self.messages[message_id]
+        if record.settles(token, tried):
+            record.finish(status, reason, now=self._clock.time())
+            self._news.set()
+        return record.settled_by == token
 
-    def _raise_if_down(self) -> None:
+    async def release(
+        self,
+        message_id: str,
+        token: str,
+        *,
+        due_in_s: float,
+        reason: str,
+        begun_by: str = "",
+        tried: Sequence[Tried] = (),
+    ) -> bool:
+        """Make the record due again."""
+        await self._reached()
+        record = self.messages[message_id]
+        if record.settles(token, tried):
+            record.give_back(reason, begun_by, now=self._clock.time(), due_in_s=due_in_s)
+            self._news.set()
+        return record.settled_by == token
+
+    async def apply(self, message_id: str, sender: str, fact: ReceiptFact) -> str:
+        """Tell the message what a receipt says, as `ReceiptBook.apply` does."""
+        await self._reached()
+        record = self.messages.get(message_id)
+        if record is None:
+            return "unknown"
+        outcome = record.take_receipt(sender, fact, now=self._clock.time())
+        self._news.set()
+        return outcome
+
+    def _unwanted(self, record: QueuedMessage, now: float) -> MessageStatus | None:
+        if record.claimed.message_id in self.unwanted:
+            return MessageStatus.CANCELLED
+        if record.claimed.expires_at_ms - now * 1000 < MIN_LIFE_MS:
+            return MessageStatus.EXPIRED
+        return None
+
+    async def _reached(self) -> None:
+        await asyncio.sleep(0)
         if self.fails_with is not None:
             raise self.fails_with
