@@ -15,7 +15,10 @@ _GUESSES = ("otp.rejected", "otp.verified")
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One event as the owner may see it. `at` is ms since 1970; details that the event does not have are None."""
+    """One event as the owner may see it. `at` is ms since 1970; details that the event does not have are None.
+
+    The `reason` of a `message.tried` is its outcome: why that sender did not take the message, or `silent`.
+    """
 
     name: str
     at: int
@@ -107,7 +110,7 @@ def _step(event: Event) -> Step:
         name=event.name,
         at=event.occurred_at,
         message_id=event.message_id or None,
-        reason=event.data.get("reason") or None,
+        reason=event.data.get("reason") or event.data.get("outcome") or None,
         sender=event.data.get("sender") or None,
         attempt=_number(event, "attempt"),
     )

@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 from otpsvc.events.model import MESSAGE_PREFIX, RESENT, SENT, Event
-from otpsvc.messages.model import MessageStatus
+from otpsvc.messages.model import UNKNOWN_OUTCOME, MessageStatus
 from otpsvc.postgres.history import moment
 
 T = TypeVar("T", int, str, bytes, datetime)
 
+# An event with another name is about the message's way and not about the message: `message.tried`, for one.
 _STATUS = {
     "message.postponed": MessageStatus.QUEUED,
     "message.sent": MessageStatus.SENT,
@@ -53,6 +54,7 @@ class MessageRow(NamedTuple):
     to_masked: str | None = None
     text: str | None = None
     metadata: str | None = None
+    sender_precedence: int | None = None
 
 
 def rows_of(events: Iterable[Event]) -> list[MessageRow]:
@@ -69,11 +71,13 @@ def rows_of(events: Iterable[Event]) -> list[MessageRow]:
 def merged(a: MessageRow, b: MessageRow) -> MessageRow:
     """Sum up two rows of one message, the same whichever comes first."""
     holds = max(a, b, key=lambda row: (row.precedence, row.status, row.reason or ""))
+    carried = max(a, b, key=lambda row: (_or_below(row.sender_precedence), row.sender or "", row.provider_id or ""))
     return holds._replace(
         channel=_greatest(a.channel, b.channel),
         parts=_greatest(a.parts, b.parts),
-        sender=_greatest(a.sender, b.sender),
-        provider_id=_greatest(a.provider_id, b.provider_id),
+        sender=carried.sender,
+        provider_id=carried.provider_id,
+        sender_precedence=carried.sender_precedence,
         tries=max(a.tries, b.tries),
         sent_at=_least(a.sent_at, b.sent_at),
         delivered_at=_least(a.delivered_at, b.delivered_at),
@@ -87,12 +91,14 @@ def merged(a: MessageRow, b: MessageRow) -> MessageRow:
     )
 
 
-def precedence(status: MessageStatus, at_ms: int) -> int:
+def precedence(status: MessageStatus, at_ms: int, reason: str = "") -> int:
     """Say which status holds, the greatest: queued < processing < sent < ended.
 
-    Of two that rank alike the later holds, but an end holds for good: there it is the earlier.
+    Of two that rank alike the later holds, but an end holds for good: there it is the earlier. What failed with
+    `UNKNOWN_OUTCOME` may turn out sent, and what was sent may end so: these two rank alike.
     """
-    rank = _RANK.get(status, _ENDED)
+    is_open = status is MessageStatus.FAILED and reason == UNKNOWN_OUTCOME
+    rank = _RANK[MessageStatus.SENT] if is_open else _RANK.get(status, _ENDED)
     order = at_ms if rank < _ENDED else _TIMES - 1 - at_ms
     return rank * _TIMES + order
 
@@ -131,6 +137,7 @@ def _begun(event: Event) -> MessageRow | None:
 
 def _changed(event: Event, status: MessageStatus) -> MessageRow:
     data, at = event.data, moment(event.occurred_at)
+    rank = precedence(status, event.occurred_at, data.get("reason", ""))
     return MessageRow(
         created_at=moment(int(data["created_at"])),
         message_id=event.message_id,
@@ -138,7 +145,7 @@ def _changed(event: Event, status: MessageStatus) -> MessageRow:
         mode=event.mode,
         otp_id=event.otp_id,
         status=status,
-        precedence=precedence(status, event.occurred_at),
+        precedence=rank,
         reason=data.get("reason") or None,
         channel=data.get("channel") or None,
         sender=data.get("sender") or None,
@@ -147,6 +154,8 @@ def _changed(event: Event, status: MessageStatus) -> MessageRow:
         sent_at=at if status is MessageStatus.SENT else None,
         delivered_at=at if status is MessageStatus.DELIVERED else None,
         ended_at=at if status not in _RANK else None,
+        # A message may pass from sender to sender: it is the one whose word holds that carried it.
+        sender_precedence=rank if data.get("sender") else None,
     )
 
 
@@ -156,6 +165,10 @@ def _number(text: str | None) -> int | None:
 
 def _moment(text: str | None) -> datetime | None:
     return moment(int(text)) if text else None
+
+
+def _or_below(value: int | None) -> int:
+    return -1 if value is None else value
 
 
 def _greatest(a: T | None, b: T | None) -> T | None:

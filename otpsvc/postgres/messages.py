@@ -1,22 +1,25 @@
-"""Messages as history keeps them: implements `MessageRecords` for what the living store no longer has."""
+"""Messages as history keeps them: implements `MessageRecords` and `PastMessages` for what Redis has let go."""
 
 from contextlib import aclosing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
 from otpsvc.ids import MessageId
-from otpsvc.messages.model import MessageView
+from otpsvc.messages.model import MessageStatus, MessageView, PastMessage
 from otpsvc.postgres import queries
 from otpsvc.postgres.history import ms_of, stretches
 from otpsvc.postgres.pool import Database
 
 _queries = queries.load("messages")
 _INSTANT = timedelta(milliseconds=1)
+# Gateways give up on a message within days. Ids that nobody here ever gave are asked about too, as often as a gateway
+# likes, and must stay cheap: an index of each of these days is looked into, and no more.
+RECEIPT_DAYS = timedelta(days=7)
 
 
 class PostgresMessageRecords:
-    """The table of messages, for their owners; every call raises SERVICE_UNAVAILABLE as `Database` does."""
+    """The table of messages, for owners and for receipts; every call raises SERVICE_UNAVAILABLE as `Database` does."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -47,6 +50,22 @@ class PostgresMessageRecords:
         )
         return _view(row) if row is not None else None
 
+    async def find_sent(self, sender: str, *, message_id: str | None, provider_id: str | None) -> PastMessage | None:
+        """Return the message of these ids that this sender carried in the last week; None if there is none.
+
+        Our own id decides where it is given; of messages with the same `provider_id` it is the newest.
+        """
+        since = datetime.now(UTC) - RECEIPT_DAYS
+        if message_id is not None:
+            query = _queries.carried_message_by_id
+            row = await self._database.one(query, sender=sender, message_id=message_id, from_at=since)
+        elif provider_id is not None:
+            query = _queries.carried_message_by_provider_id
+            row = await self._database.one(query, sender=sender, provider_id=provider_id, from_at=since)
+        else:
+            return None
+        return _past(row) if row is not None else None
+
     async def _newest_beginning(self, client_id: str, mode: str, otp_id: str) -> asyncpg.Record | None:
         whose = {"client_id": client_id, "mode": mode, "otp_id": otp_id}
         async with aclosing(stretches(self._database, "events")) as walk:
@@ -57,11 +76,29 @@ class PostgresMessageRecords:
         return None
 
 
+def _past(row: asyncpg.Record) -> PastMessage:
+    return PastMessage(
+        message_id=row["message_id"],
+        client_id=row["client_id"],
+        mode=row["mode"],
+        otp_id=row["otp_id"],
+        status=row["status"],
+        channel=row["channel"] or "",
+        created_at_ms=ms_of(row["created_at"]),
+        tries=row["tries"],
+        provider_id=row["provider_id"] or "",
+        reason=row["reason"] or "",
+    )
+
+
 def _view(row: asyncpg.Record) -> MessageView:
+    status = row["status"]
+    # An end that turned out not to be one has left its time behind.
+    ended_at = {MessageStatus.SENT: None, MessageStatus.DELIVERED: row["delivered_at"]}.get(status, row["ended_at"])
     return MessageView(
         message_id=row["message_id"],
         otp_id=row["otp_id"],
-        status=row["status"],
+        status=status,
         channel=row["channel"] or "",
         parts=row["parts"],
         to=row["to_masked"] or "",
@@ -72,7 +109,7 @@ def _view(row: asyncpg.Record) -> MessageView:
         created_at=ms_of(row["created_at"]),
         sent_at=_ms_of(row["sent_at"]),
         delivered_at=_ms_of(row["delivered_at"]),
-        ended_at=_ms_of(row["ended_at"]),
+        ended_at=_ms_of(ended_at),
         expires_at=_ms_of(row["expires_at"]),
         metadata=row["metadata"] or "",
     )

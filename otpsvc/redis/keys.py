@@ -1,8 +1,8 @@
 """Every key name, in one table. Nothing else in the package spells one.
 
 A name's hash tag is its place in a cluster: `{p00}` holds everything about the numbers of one partition, `{c:<client>}`
-everything about one client. Numbers appear as blind indexes, sessions and addresses as keyed fingerprints: a name tells
-nothing. Every key expires, except those marked `bounded`.
+everything about one client, `{g:<sender>}` everything about one gateway. Numbers appear as blind indexes, sessions and
+addresses as keyed fingerprints: a name tells nothing. Every key expires, except those marked `bounded`.
 """
 
 from dataclasses import dataclass
@@ -26,13 +26,16 @@ TABLE = (
         "hash",
         "one OTP: owner, code hashes, attempts, status, times, sealed number",
         "until 15 min after its end",
-        ("otp_send", "otp_resend", "otp_verify", "otp_cancel", "otp_sweep", "number_forget"),
+        (
+            *("otp_send", "otp_resend", "otp_verify", "otp_check", "otp_cancel", "otp_sweep", "number_forget"),
+            "message_settle",
+        ),
     ),
     KeySpec(
         "{pNN}:msg:<message_id>",
         "hash",
-        "one message: owner, OTP, status, masked text, lease token, tries, the sender that was begun",
-        "a day past its code's end; 15 min once final",
+        "one message: owner, OTP, status, masked text, lease token, tries; what each sender made of it",
+        "a day past its code's end; 15 min once final, 1 h where receipts may yet come",
         (
             "otp_send",
             "otp_resend",
@@ -40,6 +43,7 @@ TABLE = (
             "message_claim",
             "message_begin",
             "message_settle",
+            "message_receipt",
             "number_forget",
         ),
     ),
@@ -51,11 +55,18 @@ TABLE = (
         ("otp_send", "otp_resend"),
     ),
     KeySpec(
+        "{pNN}:told:<message_id>",
+        "string",
+        "the end that a receipt told of a message whose record is gone",
+        "1 h",
+        ("message_tell",),
+    ),
+    KeySpec(
         "{pNN}:live:<client>:<mode>:<to>:<purpose>",
         "hash",
         "session fingerprint -> living OTP and its end",
         "30 min after the last send: no code lives longer",
-        ("otp_send", "otp_resend", "otp_verify", "otp_cancel", "number_forget"),
+        ("otp_send", "otp_resend", "otp_verify", "otp_check", "otp_cancel", "number_forget"),
     ),
     KeySpec(
         "{pNN}:cooldown:<client>:<mode>:<to>:<purpose>:<session>",
@@ -76,7 +87,7 @@ TABLE = (
         "zset",
         "attempt -> when: the wrong guesses of the last hour",
         "1 h after the last",
-        ("otp_verify",),
+        ("otp_verify", "otp_check"),
     ),
     KeySpec(
         "{pNN}:ceiling:<mode>:<to>",
@@ -90,7 +101,7 @@ TABLE = (
         "zset",
         "message id -> when it is next due (codes)",
         "bounded by queue_limit",
-        ("otp_send", "otp_resend", "otp_cancel", "message_claim", "message_settle", "number_forget"),
+        ("otp_send", "otp_resend", "otp_cancel", "message_claim", "message_settle", "message_receipt", "number_forget"),
         is_bounded=True,
     ),
     KeySpec(
@@ -98,7 +109,7 @@ TABLE = (
         "zset",
         "OTP, client and mode -> when its life is over",
         "bounded by event_limit",
-        ("otp_send", "otp_resend", "otp_verify", "otp_cancel", "otp_sweep", "number_forget"),
+        ("otp_send", "otp_resend", "otp_verify", "otp_check", "otp_cancel", "otp_sweep", "number_forget"),
         is_bounded=True,
     ),
     KeySpec(
@@ -106,7 +117,7 @@ TABLE = (
         "list",
         "at most one token: new work is due",
         "1 min",
-        ("otp_send", "otp_resend", "message_claim", "message_settle", "message_wake"),
+        ("otp_send", "otp_resend", "message_claim", "message_settle", "message_receipt", "message_wake"),
     ),
     KeySpec(
         "{pNN}:events",
@@ -117,10 +128,14 @@ TABLE = (
             "otp_send",
             "otp_resend",
             "otp_verify",
+            "otp_check",
             "otp_cancel",
             "otp_sweep",
             "message_claim",
+            "message_begin",
             "message_settle",
+            "message_receipt",
+            "message_tell",
             "number_forget",
             "events_acknowledge",
         ),
@@ -147,6 +162,50 @@ TABLE = (
         "1 h after the last",
         ("otp_send", "otp_resend"),
     ),
+    # -- {g:<sender>}: what all workers know together about one gateway
+    KeySpec(
+        "{g:<sender>}:gate",
+        "hash",
+        "breaker, rate and hold of one sender",
+        "1 h after the last call",
+        ("sender_admit", "sender_report"),
+    ),
+    KeySpec(
+        "{g:<sender>}:calls",
+        "zset",
+        "permit -> when it lapses: calls under way",
+        "1 h after the last call",
+        ("sender_admit", "sender_report"),
+    ),
+    KeySpec(
+        "{g:<sender>}:sent:<id>",
+        "string",
+        "which message a gateway's id names, JSON (the id as a hash)",
+        "1 h past the code's end",
+        ("receipt_expect",),
+    ),
+    KeySpec(
+        "{g:<sender>}:parked:<id>",
+        "list",
+        "receipts about an id that nobody has noted yet, at most 10",
+        "2 min",
+        ("receipt_find_or_park",),
+    ),
+    KeySpec(
+        "{g:<sender>}:parking",
+        "zset",
+        "gateway's id (as a hash) -> when a receipt about it was parked last, at most 10 000",
+        "2 min after the last",
+        ("receipt_find_or_park",),
+    ),
+    KeySpec(
+        "{g:<sender>}:polls",
+        "zset",
+        "gateway's id (as a hash) -> when to ask the gateway about it, at most 10 000",
+        "1 day after the last",
+        ("receipt_expect", "polls_claim", "polls_end"),
+    ),
+    # -- end of {g:<sender>}
 )
 
 
@@ -158,6 +217,7 @@ class PartitionKeys:
         self.otp_base = base + "otp:"
         self.message_base = base + "msg:"
         self.sealed_base = base + "sealed:"
+        self.told_base = base + "told:"
         self.live_base = base + "live:"
         self.cooldown_base = base + "cooldown:"
         self.sends_base = base + "sends:"
@@ -170,7 +230,7 @@ class PartitionKeys:
 
 
 class Keys:
-    """All names of an installation, by partition and by client."""
+    """All names of an installation, by partition, by client and by sender."""
 
     def __init__(self, prefix: str, partitions: int) -> None:
         self._prefix = prefix
@@ -184,3 +244,27 @@ class Keys:
     def address(self, client_id: str, mode: str, address: str) -> str:
         """Name the window of one end-user address (given as fingerprint)."""
         return f"{self._prefix}:{{c:{client_id}}}:address:{mode}:{address}"
+
+    def gate(self, sender: str) -> str:
+        """Name the breaker, rate and hold of a sender."""
+        return f"{self._prefix}:{{g:{sender}}}:gate"
+
+    def calls(self, sender: str) -> str:
+        """Name the calls of a sender that are under way."""
+        return f"{self._prefix}:{{g:{sender}}}:calls"
+
+    def sent(self, sender: str, provider_id: str) -> str:
+        """Name what is known of one of a gateway's ids (given as a hash)."""
+        return f"{self._prefix}:{{g:{sender}}}:sent:{provider_id}"
+
+    def parked(self, sender: str, provider_id: str) -> str:
+        """Name the receipts that came too early for one of a gateway's ids (given as a hash)."""
+        return f"{self._prefix}:{{g:{sender}}}:parked:{provider_id}"
+
+    def parking(self, sender: str) -> str:
+        """Name the ids that receipts are parked for."""
+        return f"{self._prefix}:{{g:{sender}}}:parking"
+
+    def polls(self, sender: str) -> str:
+        """Name the messages that a gateway is asked about."""
+        return f"{self._prefix}:{{g:{sender}}}:polls"

@@ -5,6 +5,8 @@ from typing import Any
 from otpsvc.ids import OtpId, new_event_id
 from otpsvc.otp.ports import (
     Accepted,
+    Ask,
+    CheckCommand,
     Operation,
     Refusal,
     Replayed,
@@ -100,7 +102,7 @@ class RedisOtpStore:
             )
         return _replayed(values) if status == "replayed" else _refusal(status, values)
 
-    async def verify(self, command: VerifyCommand) -> Right | Wrong | Refusal:
+    async def verify(self, command: VerifyCommand) -> Right | Wrong | Ask | Refusal:
         """Run `otp_verify`."""
         partition = self._partition(command.otp_id)
         tenant = command.tenant
@@ -132,20 +134,45 @@ class RedisOtpStore:
                 "event_id": new_event_id(),
             },
         )
-        if status == "right":
-            _, to, purpose, metadata, verified_at, is_replay = values
-            return Right(
-                to=to.decode(),
-                purpose=purpose.decode(),
-                metadata=metadata.decode(),
-                verified_at=verified_at,
-                is_replay=bool(is_replay),
+        if status == "ask":
+            _, message_id, sent_at, sender, provider_id, is_repeat = values
+            return Ask(
+                sender=sender.decode(),
+                provider_id=provider_id.decode(),
+                message_id=message_id.decode(),
+                sent_at=sent_at,
+                is_repeat=bool(is_repeat),
             )
-        if status == "wrong":
-            return Wrong(attempts_remaining=values[1], is_replay=bool(values[2]))
         if status == "format":
             return Refusal(status=status, now=values[0], code_length=values[1])
-        return _refusal(status, values)
+        return _judged(status, values)
+
+    async def check(self, command: CheckCommand) -> Right | Wrong | Refusal:
+        """Run `otp_check`."""
+        partition = self._partition(command.otp_id)
+        status, values = await self._client.run(
+            "otp_check",
+            {
+                "otp": partition.otp_base + command.otp_id.text,
+                "ends": partition.ends,
+                "events": partition.events,
+            },
+            {
+                "otp_id": command.otp_id.text,
+                "client": command.tenant.client_id,
+                "mode": command.tenant.mode,
+                "operation": command.operation,
+                "guess": command.guess,
+                "is_right": int(command.is_right),
+                "is_fenced": self._is_fenced,
+                "otp_base": partition.otp_base,
+                "live_base": partition.live_base,
+                "fails_base": partition.fails_base,
+                "sealed_base": partition.sealed_base,
+                "event_id": new_event_id(),
+            },
+        )
+        return _judged(status, values)
 
     async def cancel(self, tenant: Tenant, otp_id: OtpId, *, event_limit: int) -> Refusal | None:
         """Run `otp_cancel`."""
@@ -313,6 +340,21 @@ class RedisOtpStore:
             "is_fenced": self._is_fenced,
             "event_id": new_event_id(),
         }
+
+
+def _judged(status: str, values: list[Any]) -> Right | Wrong | Refusal:
+    if status == "right":
+        _, to, purpose, metadata, verified_at, is_replay = values
+        return Right(
+            to=to.decode(),
+            purpose=purpose.decode(),
+            metadata=metadata.decode(),
+            verified_at=verified_at,
+            is_replay=bool(is_replay),
+        )
+    if status == "wrong":
+        return Wrong(attempts_remaining=values[1], is_replay=bool(values[2]))
+    return _refusal(status, values)
 
 
 def _refusal(status: str, values: list[Any]) -> Refusal:

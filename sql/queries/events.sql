@@ -16,17 +16,18 @@ with written as (
 )
 select count(*) from written;
 
--- name: merge_messages exec (created_at, message_id, client_id, mode, otp_id, status, precedence, reason, channel, parts, sender, provider_id, tries, sent_at, delivered_at, ended_at, expires_at, to_sealed, to_index, to_masked, text, metadata)
+-- name: merge_messages exec (created_at, message_id, client_id, mode, otp_id, status, precedence, reason, channel, parts, sender, provider_id, tries, sent_at, delivered_at, ended_at, expires_at, to_sealed, to_index, to_masked, text, metadata, sender_precedence)
 -- Any order and any division of a message's events ends in the same row: the status and reason of the greatest
--- precedence, of each time the earliest, of all else what is known. `merged` in otpsvc/postgres/message_rows.py is the
--- same for events of one batch.
+-- precedence, the sender and provider_id of the greatest sender_precedence, of each time the earliest, of all else what is
+-- known. `merged` in otpsvc/postgres/message_rows.py is the same for events of one batch.
 insert into messages as m (
     created_at, message_id, client_id, mode, otp_id, status, precedence, reason, channel, parts, sender, provider_id,
-    tries, sent_at, delivered_at, ended_at, expires_at, forgotten_at, to_sealed, to_index, to_masked, text, metadata
+    tries, sent_at, delivered_at, ended_at, expires_at, sender_precedence, forgotten_at, to_sealed, to_index, to_masked,
+    text, metadata
 )
 select
     created_at, message_id, client_id, mode, otp_id, status, precedence, reason, channel, parts, sender, provider_id,
-    tries, sent_at, delivered_at, ended_at, expires_at, f.forgotten_at,
+    tries, sent_at, delivered_at, ended_at, expires_at, sender_precedence, f.forgotten_at,
     case when f.forgotten_at is null then to_sealed end,
     case when f.forgotten_at is null then to_index end,
     case when f.forgotten_at is null then to_masked end,
@@ -35,10 +36,12 @@ select
 from unnest(
     $1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[],
     $9::text[], $10::integer[], $11::text[], $12::text[], $13::integer[], $14::timestamptz[], $15::timestamptz[],
-    $16::timestamptz[], $17::timestamptz[], $18::bytea[], $19::text[], $20::text[], $21::text[], $22::text[]
+    $16::timestamptz[], $17::timestamptz[], $18::bytea[], $19::text[], $20::text[], $21::text[], $22::text[],
+    $23::bigint[]
 ) as given (
     created_at, message_id, client_id, mode, otp_id, status, precedence, reason, channel, parts, sender, provider_id,
-    tries, sent_at, delivered_at, ended_at, expires_at, to_sealed, to_index, to_masked, text, metadata
+    tries, sent_at, delivered_at, ended_at, expires_at, to_sealed, to_index, to_masked, text, metadata,
+    sender_precedence
 )
 cross join lateral (
     select max(n.forgotten_at) as forgotten_at from forgotten_numbers n
@@ -57,8 +60,15 @@ on conflict (created_at, message_id) do update set
     precedence = greatest(m.precedence, excluded.precedence),
     channel = greatest(m.channel, excluded.channel),
     parts = greatest(m.parts, excluded.parts),
-    sender = greatest(m.sender, excluded.sender),
-    provider_id = greatest(m.provider_id, excluded.provider_id),
+    sender = case
+        when (coalesce(excluded.sender_precedence, -1), coalesce(excluded.sender, ''), coalesce(excluded.provider_id, ''))
+            > (coalesce(m.sender_precedence, -1), coalesce(m.sender, ''), coalesce(m.provider_id, ''))
+        then excluded.sender else m.sender end,
+    provider_id = case
+        when (coalesce(excluded.sender_precedence, -1), coalesce(excluded.sender, ''), coalesce(excluded.provider_id, ''))
+            > (coalesce(m.sender_precedence, -1), coalesce(m.sender, ''), coalesce(m.provider_id, ''))
+        then excluded.provider_id else m.provider_id end,
+    sender_precedence = greatest(m.sender_precedence, excluded.sender_precedence),
     tries = greatest(m.tries, excluded.tries),
     sent_at = least(m.sent_at, excluded.sent_at),
     delivered_at = least(m.delivered_at, excluded.delivered_at),

@@ -68,6 +68,16 @@ def test_a_life_from_accepted_to_verified() -> None:
     )
 
 
+def test_a_step_that_was_tried_says_with_whom_and_how_it_ended() -> None:
+    begun = sent()
+    tried = of_message("message.tried", begun, 100, sender="acme", outcome="silent", may_duplicate="1")
+    history = told([begun, tried, of_message("message.delivered", begun, 200, sender="main")])
+    assert [(step.name, step.sender, step.reason) for step in history.steps[1:]] == [
+        ("message.tried", "acme", "silent"),
+        ("message.delivered", "main", None),
+    ]
+
+
 def test_a_resend_brings_its_own_life_and_message() -> None:
     begun = sent()
     again = sent(NOON + 60_000, name="otp.resent", otp_id=begun.otp_id, channel="voice", parts="2")

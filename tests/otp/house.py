@@ -17,11 +17,14 @@ from otpsvc.events.model import Event, event_of
 from otpsvc.ids import OtpId
 from otpsvc.messages.model import ClaimedMessage
 from otpsvc.messages.text import MASK
+from otpsvc.otp.checks import GatewayChecks
 from otpsvc.otp.codes import CodeHasher
 from otpsvc.otp.model import OtpView, ResendRequest, SendRequest, SentOtp, VerifiedOtp, VerifyRequest, WrongGuess
 from otpsvc.otp.policy import Limits, Policy
 from otpsvc.otp.ports import (
     Accepted,
+    Ask,
+    CheckCommand,
     Refusal,
     Replayed,
     ResendCommand,
@@ -71,7 +74,7 @@ class RememberingStore:
 
     def __init__(self, store: RedisOtpStore) -> None:
         self._store = store
-        self.commands: list[SendCommand | ResendCommand | VerifyCommand] = []
+        self.commands: list[SendCommand | ResendCommand | VerifyCommand | CheckCommand] = []
 
     async def send(self, command: SendCommand) -> Accepted | Replayed | Refusal:
         self.commands.append(command)
@@ -81,9 +84,13 @@ class RememberingStore:
         self.commands.append(command)
         return await self._store.resend(command)
 
-    async def verify(self, command: VerifyCommand) -> Right | Wrong | Refusal:
+    async def verify(self, command: VerifyCommand) -> Right | Wrong | Ask | Refusal:
         self.commands.append(command)
         return await self._store.verify(command)
+
+    async def check(self, command: CheckCommand) -> Right | Wrong | Refusal:
+        self.commands.append(command)
+        return await self._store.check(command)
 
     async def cancel(self, tenant: Tenant, otp_id: OtpId, *, event_limit: int) -> Refusal | None:
         return await self._store.cancel(tenant, otp_id, event_limit=event_limit)
@@ -100,6 +107,8 @@ class RememberingStore:
                 return await self._store.resend(command)
             case VerifyCommand() as command:
                 return await self._store.verify(command)
+            case CheckCommand() as command:
+                return await self._store.check(command)
 
 
 @dataclass
@@ -117,6 +126,7 @@ class House:
     records: RedisMessageRecords
     keyring: Keyring
     catcher: CodeCatcher = field(default_factory=CodeCatcher)
+    checks: GatewayChecks = field(default_factory=GatewayChecks)
 
     @property
     def codes(self) -> list[str]:
@@ -186,7 +196,7 @@ class House:
     async def message_events(self) -> list[tuple[str, str, str]]:
         """What happened to messages so far: event names with their messages and why."""
         events = [event for event in await self.all_events() if event.name.startswith("message.")]
-        return [(event.name, event.message_id, event.data["reason"]) for event in events]
+        return [(event.name, event.message_id, event.data.get("reason", "")) for event in events]
 
     async def all_events(self) -> list[Event]:
         """Everything that happened so far and was not yet written elsewhere."""
@@ -288,13 +298,20 @@ async def open_house(
     catcher = CodeCatcher()
     redis_store = RedisOtpStore(client, keys, is_fenced=is_fenced)
     store = RememberingStore(redis_store)
+    checks = GatewayChecks()
     service = OtpService(
-        store=store, keyring=keyring, hasher=hasher, texts=catcher, limits=limits or Limits(), partitions=partitions
+        store=store,
+        keyring=keyring,
+        hasher=hasher,
+        texts=catcher,
+        limits=limits or Limits(),
+        partitions=partitions,
+        checker=checks,
     )
     try:
         queue = RedisMessageQueue(client, keys.partitions[0], is_fenced=is_fenced)
         stream, records = RedisEventStream(client, keys), RedisMessageRecords(client, keys)
-        yield House(service, store, redis_store, raw, client, keys, queue, stream, records, keyring, catcher)
+        yield House(service, store, redis_store, raw, client, keys, queue, stream, records, keyring, catcher, checks)
     finally:
         hasher.close()
         await client.close()

@@ -7,6 +7,9 @@ from otpsvc.messages.model import MessageStatus
 from otpsvc.otp.policy import Limits
 from otpsvc.redis.events import GROUP
 from tests.otp.house import HOUR_S, NUMBER, OTHER_CLIENT, OTHER_NUMBER, House, open_house, refusal_of
+from tests.otp.story_gates import await_receipts, pass_the_gates
+from tests.otp.story_owned import put_guesses_to_a_gateway
+from tests.otp.story_receipts import hear_receipts, hear_receipts_in_a_crowd
 
 WRONG_GUESS = "7391846205"
 THIRD_NUMBER = "+33655554444"
@@ -30,6 +33,9 @@ async def tell(house: House, redis_url: str) -> Told:
     await send_and_guess(house)
     await resend_and_cancel(house)
     await deliver(house)
+    await hear_receipts(house, CODE_LENGTH)
+    await pass_the_gates(house)
+    await await_receipts(house)
     tight = Limits(end_user_ip_sends_per_hour=1, service_sends_per_hour=2)
     async with (
         open_house(redis_url, limits=Limits(service_sends_per_hour=100)) as wide,
@@ -39,7 +45,9 @@ async def tell(house: House, redis_url: str) -> Told:
     ):
         await resend_under_every_limit(wide)
         await refuse(narrow, full)
+        await hear_receipts_in_a_crowd(full)
         await end_with_the_history(fenced)
+        await put_guesses_to_a_gateway(house, fenced)
         await move_events_on(house)
         await forget(house)
         return Told([*house.codes, *wide.codes, *narrow.codes, *full.codes, *fenced.codes])

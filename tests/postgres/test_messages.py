@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import permutations
 from typing import Any
 
 import asyncpg
@@ -169,9 +170,11 @@ WORDS = st.sampled_from(["", "a", "b", "Z", "é", "\U0001f600", "\uffff"])
 CHANGES: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.builds(
         dict,
-        name=st.sampled_from(["postponed", "sent", "delivered", "failed", "expired", "cancelled", "unheard_of"]),
+        name=st.sampled_from(
+            ["postponed", "sent", "delivered", "failed", "expired", "cancelled", "tried", "unheard_of"]
+        ),
         after_ms=st.integers(0, 3),
-        reason=WORDS,
+        reason=st.one_of(WORDS, st.just("unknown_outcome")),
         sender=WORDS,
         provider_id=WORDS,
         tries=st.sampled_from(["", "1", "2"]),
@@ -257,7 +260,36 @@ async def test_what_an_earlier_version_wrote_makes_no_message(log: PostgresEvent
     assert [tuple(row) for row in await server.fetch("select status, channel from messages")] == [("sent", "sms")]
 
 
+async def test_a_message_that_changed_hands_is_the_last_ones(
+    log: PostgresEventLog, records: PostgresMessageRecords, server: Any
+) -> None:
+    """Whoever took it first is not its sender any more, in whatever order it is written, and whatever comes last."""
+    begun = sent()
+    first = of_message("message.sent", begun, 100, sender="zeta", provider_id="z-1")
+    silent = of_message("message.tried", begun, 200, sender="zeta", outcome="silent", may_duplicate="1")
+    second = of_message("message.sent", begun, 300, sender="alpha", provider_id="a-1")
+    ending = of_message("message.failed", begun, 400, reason="no_time_left", tries="2")
+    for events in permutations([first, silent, second, ending]):
+        await server.execute("truncate messages, events")
+        for one in [begun, *events]:
+            await log.write([one])
+        row = await server.fetchrow("select sender, provider_id, status, reason, tries from messages")
+        assert tuple(row) == ("alpha", "a-1", "failed", "no_time_left", 2)
+
+
+async def test_what_an_earlier_version_wrote_gives_way_to_a_receipt(log: PostgresEventLog, server: Any) -> None:
+    begun = sent()
+    await log.write([begun, of_message("message.sent", begun, 100, sender="zeta", provider_id="z-1")])
+    await server.execute("update messages set sender_precedence = null")
+    await log.write([of_message("message.postponed", begun, 100)])
+    assert await server.fetchval("select sender from messages") == "zeta"
+    await log.write([of_message("message.delivered", begun, 300, sender="alpha", provider_id="a-1")])
+    assert tuple(await server.fetchrow("select sender, provider_id, status from messages")) == (
+        "alpha", "a-1", "delivered")  # fmt: skip
+
+
 async def test_other_events_make_no_message(log: PostgresEventLog, server: Any) -> None:
     await log.write([event(f"otp.{name}") for name in ("rejected", "verified", "locked", "superseded", "expired")])
-    await log.write([of_message("message.unheard_of", BEGUN, 1)])
+    await log.write([of_message("message.unheard", BEGUN, 1)])
+    await log.write([of_message("message.tried", BEGUN, 1, sender="main", outcome="no_credit")])
     assert await server.fetchval("select count(*) from messages") == 0

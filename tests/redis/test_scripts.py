@@ -181,7 +181,7 @@ async def test_scripts_read_and_decide_first_then_write(
         reads = [place for place, kind in enumerate(kinds) if "readonly" in kind]
         if writes:
             told = (call.script, [command[:2] for command in call.commands])
-            if call.script == "events_acknowledge":
+            if call.script in {"events_acknowledge", "polls_end"}:
                 # What frees memory must work where there is none left; it writes to one key, whose state it asks after.
                 assert all("denyoom" not in kinds[place] for place in writes)
                 continue
@@ -212,8 +212,12 @@ async def test_every_name_that_a_script_touches_is_in_the_table(
                 tags.add(re.findall(r"\{.*?\}", key)[0])
                 if "write" in await flags.of(command) and command[0] != "DEL":
                     writers[spec.name].add(call.script)
-        assert len({tag for tag in tags if tag.startswith("{p")}) == 1
-        assert len({tag for tag in tags if tag.startswith("{c:")}) <= 1
+        if not call.commands:
+            continue  # unknown by its SHA; several that came at once are run as one in the trace
+        # About numbers, then about one client too; or about one gateway and nothing else.
+        kinds = sorted({tag[1:2] for tag in tags})
+        assert kinds in (["p"], ["c", "p"], ["g"]), (call.script, tags)
+        assert len(tags) == len(kinds) or call.script == "sender_state", (call.script, tags)
     assert writers == {spec.name: set(spec.writers) for spec in TABLE if spec.writers}
 
 
@@ -240,8 +244,9 @@ async def test_nothing_but_the_bounded_ones_is_left_after_two_days(house: House,
 
 def pattern(spec: KeySpec) -> re.Pattern[str]:
     """The names that a row of the table stands for."""
-    name = re.escape(spec.name.replace("{pNN}", "@").replace("<client>", "#"))
+    name = re.escape(spec.name.replace("{pNN}", "@").replace("<client>", "#").replace("<sender>", "%"))
     name = name.replace("@", r"\{p\d\d\}").replace("\\#", "#").replace("#", r"client_\d{12}")
+    name = name.replace("%", "[a-z0-9-]+")
     return re.compile("test:" + re.sub(r"<\w+>", "[a-z0-9_]*", name))
 
 

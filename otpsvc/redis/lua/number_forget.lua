@@ -69,7 +69,7 @@ end
 for _, message in ipairs(messages) do
   redis.call('HSET', arg.message_base .. message.id, 'to', '', 'text', '')
   redis.call('DEL', arg.sealed_base .. message.id)
-  if message.status == 'queued' then
+  if is_idle(message) then
     end_unwanted(nth_event_id(told), 'message.cancelled', message, 'forgotten', now)
     told = told + 1
   end

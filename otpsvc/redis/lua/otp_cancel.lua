@@ -65,7 +65,7 @@ local living = is_living(live_name, session, arg.otp_id)
 -- All is read and decided; from here on only writes.
 end_otp(arg.otp_id, arg.client, arg.mode, 'cancelled', message_id, live_name, session, living, now)
 append_event(nth_event_id(0), 'otp.cancelled', arg.otp_id, message_id, arg.client, arg.mode, now, 'reason', '')
-if message.status == 'queued' then
+if is_idle(message) then
   end_unwanted(nth_event_id(1), 'message.cancelled', message, 'cancelled', now)
 end
 return {'cancelled', now}

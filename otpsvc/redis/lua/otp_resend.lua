@@ -126,7 +126,7 @@ count_send(arg.otp_id, arg.message_id, now)
 redis.call('HSET', key.live, otp[11], expires_at .. ' ' .. arg.otp_id)
 redis.call('PEXPIRE', key.live, 1800000)
 redis.call('DEL', arg.sealed_base .. old_message_id)
-if old_message.status == 'queued' then
+if is_idle(old_message) then
   end_unwanted(nth_event_id(0), 'message.cancelled', old_message, 'resent', now)
 end
 remember(arg.otp_id, otp[13], otp[14], otp[8], expires_at, resend_at)

@@ -150,7 +150,7 @@ if superseded and old_message then
   -- Its place among the living has just been taken.
   end_otp(superseded, arg.client, arg.mode, 'superseded', old_message.id, key.live, arg.session, false, now)
   append_event(nth_event_id(0), 'otp.superseded', superseded, old_message.id, arg.client, arg.mode, now)
-  if old_message.status == 'queued' then
+  if is_idle(old_message) then
     end_unwanted(nth_event_id(1), 'message.cancelled', old_message, 'superseded', now)
   end
 end

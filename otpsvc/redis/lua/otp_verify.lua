@@ -2,7 +2,8 @@
 otp_verify: count one guess, compare it, and consume the OTP if it is right: once, whatever comes in parallel.
 
 The record keeps an operation, a fingerprint and the outcome of each counted guess, so that a call whose answer was lost
-can be made again without costing an attempt.
+can be made again without costing an attempt. Where the message went out through a gateway that makes its own code, a guess
+that is not ours is counted all the same and then has to be put to that gateway; `otp_check` takes its answer.
 
 KEYS
   otp             hash, the OTP's record
@@ -30,6 +31,7 @@ ARGV
 Returns
   right           now, to, purpose, metadata, verified_at, 1 where this operation had its answer before
   wrong           now, attempts left, 1 where this operation had its answer before
+  ask             now, message_id, when that message was sent, the sender whose gateway is to be asked, the gateway's id, 1 where it was asked about this guess before
   conflict        now: the operation was used for another guess
   not_found       now: unknown, another owner's, another number, purpose or session, verified, superseded or cancelled
   fenced          now: made in another history
@@ -55,9 +57,15 @@ local now = now_ms()
 
 local otp = redis.call('HMGET', key.otp, 'client', 'mode', 'number', 'purpose', 'session', 'status', 'expires_at',
   'code_length', 'attempts', 'max_attempts', 'code_hash', 'previous_hash', 'previous_until', 'message_id', 'to',
-  'metadata', 'ended_at', 'guess_1', 'guess_2', 'guess_3', 'fence')
+  'metadata', 'ended_at', 'guess_1', 'guess_2', 'guess_3', 'fence', 'check_by')
 local number, purpose, session, status, ends_at = otp[3], otp[4], otp[5], otp[6], tonumber(otp[7])
 local attempts, max_attempts, message_id = tonumber(otp[9]), tonumber(otp[10]), otp[14]
+
+-- Whom to ask: only who carried the newest code.
+local checked_message, sent_at, checker, provider_id = string.match(otp[22] or '', '^(%S+) (%S+) (%S+) (.+)$')
+local function ask(is_repeat)
+  return {'ask', now, checked_message, tonumber(sent_at), checker, provider_id, is_repeat}
+end
 
 if otp[1] ~= arg.client or otp[2] ~= arg.mode
   or (arg.number ~= '' and arg.number ~= number)
@@ -76,6 +84,9 @@ for i = 1, attempts do
     end
     if outcome == 'right' then
       return {'right', now, otp[15], purpose, otp[16], tonumber(otp[17]), 1}
+    end
+    if outcome == 'asked' and status == 'pending' and ends_at > now and checked_message == message_id then
+      return ask(1)
     end
     return {'wrong', now, max_attempts - i, 1}
   end
@@ -98,21 +109,31 @@ if is_full(arg.event_limit) then
 end
 local is_right = arg.code_hash == otp[11]
   or (otp[12] and arg.code_hash == otp[12] and now < tonumber(otp[13]))
+local is_one_asked = false
+for i = 1, attempts do
+  is_one_asked = is_one_asked or string.find(otp[17 + i], ' asked', 1, true) ~= nil
+end
+local is_asked = not is_right and checked_message == message_id
 local live_name = arg.live_base .. number .. ':' .. purpose
 local living = is_living(live_name, session, arg.otp_id)
 
 -- All is read and decided; from here on only writes, the counted attempt first.
 attempts = attempts + 1
 redis.call('HSET', key.otp, 'attempts', attempts, 'guess_' .. attempts,
-  arg.operation .. ' ' .. arg.guess .. ' ' .. (is_right and 'right' or 'wrong'))
+  arg.operation .. ' ' .. arg.guess .. ' ' .. (is_right and 'right' or is_asked and 'asked' or 'wrong'))
 if is_right then
   end_otp(arg.otp_id, arg.client, arg.mode, 'verified', message_id, live_name, session, living, now)
   append_event(nth_event_id(0), 'otp.verified', arg.otp_id, message_id, arg.client, arg.mode, now, 'attempt', attempts)
   return {'right', now, otp[15], purpose, otp[16], now, 0}
 end
+if is_asked then
+  -- Whether it failed, nobody knows yet.
+  return ask(0)
+end
 window_add(arg.fails_base .. number, arg.otp_id .. ':' .. attempts, HOUR_MS, now)
 append_event(nth_event_id(0), 'otp.rejected', arg.otp_id, message_id, arg.client, arg.mode, now, 'attempt', attempts)
-if attempts >= max_attempts then
+-- While another guess is with a gateway, it may yet be the right one.
+if attempts >= max_attempts and not is_one_asked then
   end_otp(arg.otp_id, arg.client, arg.mode, 'locked', message_id, live_name, session, living, now)
   append_event(nth_event_id(1), 'otp.locked', arg.otp_id, message_id, arg.client, arg.mode, now)
 end

@@ -10,3 +10,10 @@ local function nth_event_id(n)
   return string.sub(arg.event_id, 1, -4) .. letter(math.floor(n / 256)) .. letter(math.floor(n / 8) % 32)
     .. letter(n % 8 * 4)
 end
+
+local n_event_ids = 0
+
+local function next_event_id()
+  n_event_ids = n_event_ids + 1
+  return nth_event_id(n_event_ids - 1)
+end

@@ -1,0 +1,42 @@
+-- The steps of a message's way that are over. What a worker says of a sender never undoes what a receipt has said.
+-- include message_facts
+-- include append_event
+-- include event_ids
+-- include answered_by
+
+-- What may come again at every lease; the first times are worth telling.
+local TOLD_TRIES = 5
+local MAY_BE_ASKED_AGAIN = {retry_later = true, held_open = true, held_rate = true, held_crowd = true}
+
+local function tell_tried(message, sender, outcome, is_duplicate, now)
+  append_event(next_event_id(), 'message.tried', message.otp_id, message.id, message.client, message.mode, now,
+    'created_at', message.created_at, 'channel', message.channel, 'tries', message.tries, 'sender', sender,
+    'outcome', outcome, unpack(is_duplicate and {'may_duplicate', '1'} or {}))
+end
+
+-- Takes pairs of sender and outcome into `message.by`, and returns what is to be told of them. That a sender was silent
+-- is told once, and once more if it turns out that somebody else was called nevertheless.
+local function take_tried(message, words, may_duplicate)
+  local news = {}
+  for sender, outcome in string.gmatch(words, '(%S+) (%S+)') do
+    local is_silent, may_be_asked_again = outcome == 'silent', MAY_BE_ASKED_AGAIN[outcome]
+    local is_duplicate = is_silent and may_duplicate
+    local is_told = is_silent and message.was[sender] == 'silent' and not (is_duplicate and not message.dup[sender])
+    if not is_told and (not may_be_asked_again or tonumber(message.tries) <= TOLD_TRIES) then
+      news[#news + 1] = {sender = sender, outcome = outcome, is_duplicate = is_duplicate}
+    end
+    if not failure_of(message, sender) and message.by[sender] ~= 'sent' and sender ~= answered_by(message) then
+      message.by[sender] = not may_be_asked_again and (is_silent and 'silent' or 'rejected:' .. outcome) or nil
+    end
+  end
+  return news
+end
+
+local function write_tried(message, news, now)
+  for _, one in ipairs(news) do
+    if one.is_duplicate then
+      redis.call('HSET', arg.message_base .. message.id, 'dup:' .. one.sender, '1')
+    end
+    tell_tried(message, one.sender, one.outcome, one.is_duplicate, now)
+  end
+end

@@ -1,0 +1,73 @@
+--[[
+sender_admit: decide whether a sender may be called once more now, and count that call as under way if so.
+
+A refusal changes nothing. A permit that is under way already is admitted again and costs nothing: its answer was lost.
+
+KEYS
+  gate          hash, the sender's breaker, hold and rate
+  calls         zset, permit -> when it lapses
+ARGV
+  permit
+  lapse_ms      after so long the permit counts no more, whether it was given back or not
+  concurrency   how many calls may be under way
+  rate_per_s    how many calls may begin per second; 0 where nothing bounds them
+  burst         how many may begin at once after a rest
+Returns
+  admitted
+  open          in how many ms to ask again: the breaker is open, or the one call that tries is under way
+  crowd         in how many ms to ask again: enough calls are under way
+  rate          in how many ms to ask again: enough calls began, or the gateway asked to be left alone
+Events
+]]
+-- include now_ms
+-- include sender_gate
+
+local TRIAL_MS = 2000 -- ask again so long after somebody else was let in to try
+local CROWD_MS = 500
+
+local now = now_ms()
+local gate = redis.call('HMGET', key.gate, 'opened_at', 'pause_ms', 'probe', 'held_at', 'hold_ms', 'tokens', 'filled_at')
+local opened_at, probe, filled_at = gate[1], gate[3], gate[7]
+if is_under_way(arg.permit, now) then
+  return {'admitted'}
+end
+local held = left_of(gate[4], gate[5], now)
+if held > 0 then
+  return {'rate', held}
+end
+local paused = left_of(opened_at, gate[2], now)
+if paused > 0 then
+  return {'open', paused}
+end
+if opened_at and is_under_way(probe, now) then
+  return {'open', TRIAL_MS}
+end
+if count_under_way(now) >= tonumber(arg.concurrency) then
+  return {'crowd', CROWD_MS}
+end
+local rate_per_s, tokens = tonumber(arg.rate_per_s), nil
+if rate_per_s > 0 then
+  tokens = tonumber(arg.burst)
+  if filled_at and not is_from_the_future(filled_at, now) then
+    tokens = math.min(tokens, gate[6] + math.max(0, now - filled_at) * rate_per_s / 1000)
+  end
+  if tokens < 1 then
+    return {'rate', math.ceil((1 - tokens) * 1000 / rate_per_s)}
+  end
+end
+
+-- All is read and decided; from here on only writes.
+redis.call('ZADD', key.calls, now + math.min(tonumber(arg.lapse_ms), MAX_LAPSE_MS), arg.permit)
+redis.call('ZREMRANGEBYSCORE', key.calls, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', key.calls, '(' .. now + MAX_LAPSE_MS, '+inf')
+redis.call('PEXPIRE', key.calls, 3600000)
+if tokens then
+  redis.call('HSET', key.gate, 'tokens', tokens - 1, 'filled_at', now)
+end
+if opened_at then
+  redis.call('HSET', key.gate, 'probe', arg.permit)
+end
+if tokens or opened_at then
+  redis.call('PEXPIRE', key.gate, 3600000)
+end
+return {'admitted'}
