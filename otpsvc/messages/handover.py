@@ -79,10 +79,10 @@ def _checked(answer: object, message: OutboundMessage) -> Outcome:
     match answer:
         case Accepted(provider_id, parts):
             return Accepted(_provider_id(provider_id, message), parts if isinstance(parts, int) else None)
-        case Rejected(kind, detail):
-            return Rejected(_kind(kind), scrubbed(detail, message))
-        case RetryLater(after_s, detail):
-            return RetryLater(_pause_s(after_s), scrubbed(detail, message))
+        case Rejected(kind, detail, is_unmapped):
+            return Rejected(_kind(kind), scrubbed(detail, message), is_unmapped is True)
+        case RetryLater(after_s, detail, is_fault):
+            return RetryLater(_pause_s(after_s), scrubbed(detail, message), is_fault is True)
         case Unknown(detail):
             return Unknown(scrubbed(detail, message))
         case _:

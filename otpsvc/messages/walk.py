@@ -1,218 +1,378 @@
 """The way of one message through its senders, one after the other, until it is known what became of it.
 
-The rule that must never be broken: at any time at most one sender may have the message without our knowing, and its
-name is in the store before it is called (`begin`). No other sender is called until that one has said what became of
-it, and it is asked again only if its gateway recognises our message id.
+The rule that must never be broken: at any time there is at most one open question, a sender that may have the message
+without our knowing, and its name is in the store before it is called (`begin`). It is asked again only if its gateway
+recognises our message id. Another sender is called while the question is open only by the route's own rule
+(`on_unknown`), only after the receipt was waited for, and the same `begin` that names the new sender says of the old
+one that it was silent and that the message may arrive twice. One that took the message and sent no receipt in time is
+passed by the same rule. Never are there more of them than the route allows (`max_senders`), and nobody is called for a
+code with under 30 s of life.
 
-What settles an open question: Accepted, and a Rejected that is about the message itself. Every other answer a gateway
-gives without having looked for our id (a refused connection, a throttle, an outdated token, an empty balance), so it
-is true of that call and silent about the one before.
+What settles an open question: Accepted, a Rejected that is about the message itself, and a receipt. Every other answer
+a gateway gives without having looked for our id (a refused connection, a throttle, an outdated token, an empty
+balance), so it is true of that call and silent about the one before.
 """
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from otpsvc.clock import Clock
 from otpsvc.errors import ApiError
+from otpsvc.messages.asked import ACCEPTED, BEGUN, DELIVERED, SENT, Asked
+from otpsvc.messages.breaker import verdict_of
 from otpsvc.messages.handover import Handover
-from otpsvc.messages.lease import Ended, Lease, Postponed, Sent, Verdict
-from otpsvc.messages.model import Content, MessageStatus
-from otpsvc.messages.ports import HandoverObserver
+from otpsvc.messages.lease import SILENT, Ended, Kept, Lease, Postponed, Sent, Verdict
+from otpsvc.messages.model import UNKNOWN_OUTCOME, Content, MessageStatus, Tried
+from otpsvc.messages.ports import Admission, HandoverObserver, SenderGates
+from otpsvc.messages.ports import Verdict as CallVerdict
+from otpsvc.messages.router import Step, Way
+from otpsvc.messages.telling import log_may_have, log_outcome, outbound, word_of
 from otpsvc.senders.contract import (
     RULES,
     Accepted,
-    Channel,
-    OutboundMessage,
     Outcome,
     Rejected,
     RejectionKind,
     RetryLater,
     Sender,
+    SentMessage,
     Unknown,
 )
 
 MIN_LIFE_S = 30.0
-_REPEAT_PAUSE_S = 0.5
-_MAX_REPEAT_PAUSE_S = 15.0
+_PERMIT_MARGIN_S = 5.0
+_DUE_MARGIN_S = 0.05  # the store counts in whole ms; a message must not come back just before its deadline
+_REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S = 0.5, 15.0
+_HELD_PAUSE_S, _MAX_HELD_PAUSE_S = 0.1, 8.0
+_TOLD_TRIES = 5  # a message may be held back without end while its code lives; the first times are worth telling
 
 LEASE_TOO_SHORT = "lease_too_short"
 NO_SENDER = "no_sender"
 NO_TIME_LEFT = "no_time_left"
 RETRY_LATER = "retry_later"
 STORE_AWAY = "store_away"
-UNKNOWN_OUTCOME = "unknown_outcome"
 UNWANTED = "code_ended"
 
 _ABOUT_THE_MESSAGE = frozenset({RejectionKind.INVALID_NUMBER, RejectionKind.BLOCKED, RejectionKind.UNDELIVERABLE})
 
-_log = logging.getLogger(__name__)
-
 
 class Walk:
-    """Takes one opened message through `senders`, of which those for its channel are its route."""
+    """Takes one opened message along its `way`; `senders` are all there are, to know one that is on it no longer.
+
+    `verdict` is set as soon as it is known what became of the message, before anything else is waited for.
+    """
 
     def __init__(
         self,
         lease: Lease,
         content: Content,
-        senders: Sequence[Sender[Any]],
+        way: Way,
         *,
+        senders: Mapping[str, Sender[Any]],
         handover: Handover,
+        gates: SenderGates,
         clock: Clock,
         step_timeout_s: float,
         observer: HandoverObserver | None,
     ) -> None:
+        self.verdict: Verdict | None = None
         self._lease = lease
         self._content = content
-        self._route = [s for s in senders if lease.claimed.channel in s.capabilities.channels]
+        self._way = way
+        self._senders = senders
         self._handover = handover
+        self._gates = gates
         self._clock = clock
         self._step_timeout_s = step_timeout_s
         self._observer = observer
-        self._reason = NO_SENDER
-        self._soonest_s: float | None = None
+        self._asked = Asked(way, lease, content.text)
+        self._reports: list[tuple[str, str, CallVerdict, float]] = []
+        reason = self._asked.last_reason()
+        self._reason = reason.value if reason else NO_SENDER
+        self._soonest: tuple[float, str] | None = None
+        # Who may have the message and was waited for long enough, until somebody else is called.
+        self._overtaken = ""
+        self._was_sent = False
 
     async def run(self) -> Verdict:
         """Ask sender after sender, until one takes it, one may have taken it, or none can."""
-        route = self._route
+        for name, why in self._way.left_out:
+            self._observe_held(name, why)
+        verdict = await self._take_up()
+        if verdict is None:
+            for step in self._asked.others():
+                if verdict := await self._step(step):
+                    break
+        self.verdict = verdict or self._exhausted()
+        return self.verdict
+
+    async def report(self) -> None:
+        """Give back the permits of calls that are over; to be done once the message is recorded."""
+        while self._reports:
+            sender, permit, verdict, hold_s = self._reports.pop(0)
+            await self._gates.report(sender, permit, verdict, hold_s=hold_s)
+
+    # -- what earlier claims left behind
+
+    async def _take_up(self) -> Verdict | None:
+        """Go on from where the message was left; None where others may be asked now."""
         if name := self._lease.begun_by:
-            place = next((i for i, sender in enumerate(route) if sender.name == name), None)
-            if place is None or not self._is_repeatable(route[place]):
-                _log.warning("message %s may have been sent by %s", self._lease.claimed.message_id, name)
-                return Ended(MessageStatus.FAILED, UNKNOWN_OUTCOME)
-            # Those before it surely did not send: nobody comes to a sender past one that may have. So once this one is
-            # settled they may be asked again; they may have said that later is better.
-            route = route[place:] + route[:place]
-        for sender in route:
-            if verdict := await self._step(sender):
-                return verdict
-        if self._soonest_s is None:
-            return Ended(MessageStatus.FAILED, self._reason)
-        return self._if_in_time(self._lease.later(self._soonest_s, RETRY_LATER), otherwise=NO_TIME_LEFT)
+            return await self._take_up_question(name)
+        if name := self._lease.claimed.awaiting:
+            if kind := self._asked.failure(name):
+                return self._refused(kind)
+            self._was_sent = True
+            self._overtaken = name
+            if self._asked.of(name) in {SENT, DELIVERED}:
+                self._overtaken = ""
+                return Kept()
+            if self._way.route.on_unknown == "stop":
+                return self._end(MessageStatus.FAILED, UNKNOWN_OUTCOME)
+        return None
 
-    def _if_in_time(self, later: Postponed, *, otherwise: str) -> Verdict:
-        """Return `later`, or the message's failure where its code will be too old by then."""
-        if self._lease.life_s() - later.due_in_s < MIN_LIFE_S:
-            return Ended(MessageStatus.FAILED, otherwise)
-        return later
+    async def _take_up_question(self, name: str) -> Verdict | None:
+        if self._asked.of(name) in {ACCEPTED, SENT, DELIVERED}:
+            # Its receipt was quicker than its answer, or than the worker that died waiting for that.
+            return Sent(name, None)
+        if kind := self._asked.failure(name):
+            self._lease.begun_by = ""
+            return self._refused(kind)
+        step = self._asked.step(name)
+        left_s = self._patience_left_s()
+        if step is not None and self._is_repeatable(step) and (left_s > 0 or not self._may_go_past(left_s)):
+            return await self._step(step)
+        return self._unanswered()
 
-    async def _step(self, sender: Sender[Any]) -> Verdict | None:
+    def _unanswered(self) -> Verdict | None:
+        """Wait for the receipt of the one that may have it, then go past it: if the route allows that at all."""
+        left_s = self._patience_left_s()
+        if not self._may_go_past(left_s):
+            return self._end(MessageStatus.FAILED, UNKNOWN_OUTCOME)
+        if left_s > 0:
+            return self._lease.later(left_s + _DUE_MARGIN_S, UNKNOWN_OUTCOME)
+        self._overtaken = self._lease.begun_by
+        return None
+
+    def _may_go_past(self, left_s: float) -> bool:
+        """Say whether anybody could carry it when the open question has been waited for another `left_s`."""
+        life_s = self._lease.life_s() - (left_s + _DUE_MARGIN_S if left_s > 0 else 0.0)
+        return self._way.route.on_unknown == "next" and life_s >= MIN_LIFE_S and self._asked.can_follow()
+
+    def _patience_left_s(self) -> float:
+        """Return for how long the receipt of the one that may have it is still to be waited for."""
+        name, route = self._lease.begun_by, self._way.route
+        rule = next((rule for rule in route.steps if rule.sender == name), None)
+        if rule is not None and rule.receipt_timeout_s is not None:
+            patience_s = rule.receipt_timeout_s
+        else:
+            sender = self._senders.get(name)
+            within_s = sender.capabilities.receipt_within_s if sender else None
+            patience_s = max(route.receipt_timeout_s, within_s or 0.0)
+        return patience_s - self._lease.begun_s_ago()
+
+    # -- one step
+
+    async def _step(self, step: Step) -> Verdict | None:
         """Ask one sender; None where the next may be asked."""
-        if not self._fits(sender):
-            self._reason = RejectionKind.TOO_LONG.value
-            return None
-        if hindrance := self._hindrance():
+        name = step.sender.name
+        if not self._asked.fits(step):
+            return self._rejected(name, RejectionKind.TOO_LONG)
+        timeout_s = step.rule.timeout_s or self._step_timeout_s
+        if hindrance := self._hindrance(timeout_s):
             return hindrance
+        permit = f"{self._lease.claimed.message_id}:{self._lease.claimed.token}"
         try:
-            is_wanted = await self._lease.begin(sender.name)
+            admission = await self._gates.admit(name, permit, lapses_in_s=timeout_s + _PERMIT_MARGIN_S)
         except ApiError:
-            later = self._lease.later(self._repeat_pause_s(), STORE_AWAY)
-            return self._if_in_time(later, otherwise=UNKNOWN_OUTCOME if self._lease.begun_by else NO_TIME_LEFT)
+            return self._store_away()
+        if admission.held:
+            return self._held(name, admission)
+        self._reports.append((name, permit, "unclear", 0.0))
+        is_repeat = self._lease.begun_by == name
+        try:
+            is_wanted = await self._begin(name)
+        except ApiError:
+            return self._store_away()
         if not is_wanted:
-            if self._lease.begun_by:
-                return Ended(MessageStatus.FAILED, UNKNOWN_OUTCOME)
-            return Ended(MessageStatus.CANCELLED, UNWANTED)
+            return self._unwanted()
         # The store may have taken its time to answer.
-        if hindrance := self._hindrance():
+        if hindrance := self._hindrance(timeout_s):
             return hindrance
-        is_repeat = self._lease.begun_by == sender.name
-        self._lease.begun_by = sender.name
-        outcome = await self._hand_over(sender)
-        return self._after_repeat(sender, outcome) if is_repeat else self._after(sender, outcome)
+        self._lease.called(name)
+        self._asked.note(name, BEGUN)
+        outcome = await self._hand_over(step.sender, timeout_s)
+        self._reports[-1] = (name, permit, *verdict_of(outcome))
+        verdict = self.verdict = self._after_repeat(step, outcome) if is_repeat else self._after(step, outcome)
+        if verdict is None:
+            await self.report()
+        return verdict
 
-    def _after_repeat(self, sender: Sender[Any], outcome: Outcome) -> Verdict | None:
+    async def _begin(self, name: str) -> bool:
+        """Write down who is called, and in the same word who is passed by that; raises ApiError."""
+        may_duplicate = any(other != name for other in self._asked.in_doubt())
+        # When the open question itself is asked again, nobody is passed.
+        overtaken = self._overtaken if name != self._lease.begun_by else ""
+        is_wanted = await self._lease.begin(name, overtaken=overtaken, may_duplicate=may_duplicate)
+        if is_wanted and overtaken:
+            is_news = self._asked.of(overtaken) != SILENT
+            self._report_missed(overtaken)
+            self._asked.note(overtaken, SILENT)
+            self._overtaken = ""
+            if is_news and self._observer is not None:
+                self._observer.may_duplicate(overtaken)
+        return is_wanted
+
+    def _report_missed(self, name: str) -> None:
+        """Hold it against a sender that no receipt followed its word. A call without an answer has counted already."""
+        if self._asked.of(name) == ACCEPTED:
+            self._reports.insert(0, (name, "", "fails", 0.0))
+
+    def _after_repeat(self, step: Step, outcome: Outcome) -> Verdict | None:
         match outcome:
             case RetryLater(after_s):
                 return self._ask_again(after_s)
             case Rejected(kind) if kind not in _ABOUT_THE_MESSAGE:
                 return self._ask_again()
-        return self._after(sender, outcome)
+        return self._after(step, outcome)
 
-    def _after(self, sender: Sender[Any], outcome: Outcome) -> Verdict | None:
+    def _after(self, step: Step, outcome: Outcome) -> Verdict | None:
+        name = step.sender.name
         match outcome:
             case Accepted(provider_id):
-                return Sent(sender.name, provider_id)
+                self._asked.note(name, ACCEPTED)
+                return self._sent(step, provider_id)
             case Unknown():
-                if self._is_repeatable(sender):
-                    return self._ask_again()
-                return Ended(MessageStatus.FAILED, UNKNOWN_OUTCOME)
+                return self._ask_again() if self._is_repeatable(step) else self._unanswered()
             case Rejected(kind):
-                self._reason = kind.value
-                if not RULES[kind].next_may_try:
-                    return Ended(MessageStatus.FAILED, self._reason)
+                self._lease.begun_by = ""
+                return self._rejected(name, kind)
             case RetryLater(after_s):
-                self._soonest_s = after_s if self._soonest_s is None else min(after_s, self._soonest_s)
-        self._lease.begun_by = ""
-        return None
+                self._lease.begun_by = ""
+                self._asked.note(name, "")
+                self._lease.tried.append(Tried(name, RETRY_LATER))
+                self._come_back(after_s, RETRY_LATER)
+                return None
 
-    def _ask_again(self, after_s: float = 0.0) -> Verdict:
-        """Leave the message to the sender that may have it, for as long as an answer can still help."""
-        later = self._lease.later(max(after_s, self._repeat_pause_s()), UNKNOWN_OUTCOME)
-        return self._if_in_time(later, otherwise=UNKNOWN_OUTCOME)
+    def _rejected(self, name: str, kind: RejectionKind) -> Verdict | None:
+        self._asked.reject(name, kind)
+        self._lease.tried.append(Tried(name, kind.value))
+        return self._refused(kind)
 
-    def _hindrance(self) -> Verdict | None:
+    def _refused(self, kind: RejectionKind) -> Verdict | None:
+        """Note why a sender will not carry it, now or by its receipt; None where the next may."""
+        self._reason = kind.value
+        return None if RULES[kind].next_may_try else self._end(MessageStatus.FAILED, self._reason)
+
+    def _sent(self, step: Step, provider_id: str | None) -> Sent:
+        able = step.sender.capabilities
+        tells = able.has_receipts or able.polls_every_s is not None
+        expected = None
+        if tells and provider_id is not None:
+            claimed, now = self._lease.claimed, self._clock.time()
+            channel = outbound(self._lease, self._content).channel
+            expected = SentMessage(message_id=claimed.message_id, provider_id=provider_id, channel=channel, sent_at=now)
+        receipt_in_s = step.rule.receipt_timeout_s or able.receipt_within_s
+        # When nobody else could be asked any more, the text is of no use.
+        useful_s = self._lease.life_s() - MIN_LIFE_S
+        if not tells or receipt_in_s is None or useful_s <= 0 or not self._asked.can_follow():
+            receipt_in_s = None
+        else:
+            receipt_in_s = min(receipt_in_s, useful_s + _DUE_MARGIN_S)
+        return Sent(step.sender.name, provider_id, receipt_in_s, expected, able.polls_every_s)
+
+    def _ask_again(self, after_s: float = 0.0) -> Verdict | None:
+        """Leave the message to the sender that may have it, until an answer cannot help or others may be asked."""
+        left_s = self._patience_left_s()
+        if not self._may_go_past(left_s):
+            pause_s = max(after_s, self._pause_s(_REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S))
+        elif left_s > 0:
+            # The pauses grow until the next one would end at the deadline: then nobody asks it again.
+            pause_s = max(after_s, self._pause_s(_REPEAT_PAUSE_S, left_s + _DUE_MARGIN_S))
+            pause_s = min(pause_s, left_s + _DUE_MARGIN_S)
+        else:
+            return self._unanswered()
+        return self._if_in_time(self._lease.later(pause_s, UNKNOWN_OUTCOME), otherwise=UNKNOWN_OUTCOME)
+
+    # -- why no call is made
+
+    def _hindrance(self, timeout_s: float) -> Verdict | None:
         if self._lease.life_s() < MIN_LIFE_S:
-            if self._lease.begun_by:
-                return Ended(MessageStatus.FAILED, UNKNOWN_OUTCOME)
-            return Ended(MessageStatus.EXPIRED, NO_TIME_LEFT)
-        if not self._lease.outlasts(self._step_timeout_s):
-            # A stalled process: another worker may be about to hold this message.
+            return self._end(MessageStatus.EXPIRED, NO_TIME_LEFT)
+        if not self._lease.outlasts(timeout_s):
+            # A stalled process, or slow senders before: another worker may be about to hold this message.
             return self._lease.later(0.0, LEASE_TOO_SHORT)
         return None
 
-    async def _hand_over(self, sender: Sender[Any]) -> Outcome:
+    def _held(self, name: str, admission: Admission) -> Verdict | None:
+        self._observe_held(name, admission.held)
+        # Many messages may wait for one place, so they come back less and less often.
+        pause_s = max(admission.after_s, self._pause_s(_HELD_PAUSE_S, _MAX_HELD_PAUSE_S))
+        if name == self._lease.begun_by:
+            return self._ask_again(pause_s)
+        word = f"held_{admission.held}"
+        if self._lease.claimed.tries <= _TOLD_TRIES:
+            self._lease.tried.append(Tried(name, word))
+        self._come_back(pause_s, word)
+        return None
+
+    def _store_away(self) -> Verdict:
+        later = self._lease.later(self._pause_s(_REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S), STORE_AWAY)
+        return self._if_in_time(later, otherwise=NO_TIME_LEFT)
+
+    def _unwanted(self) -> Verdict:
+        """Say what becomes of a message whose code has ended, or that a receipt has settled."""
+        if self._was_sent:
+            return Kept()
+        if self._asked.in_doubt() or self._lease.claimed.awaiting:
+            # The store knows which of the two it was, and ends the message as that with the next claim.
+            return self._lease.later(self._pause_s(_REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S), UNWANTED)
+        return Ended(MessageStatus.CANCELLED, UNWANTED)
+
+    # -- the end
+
+    def _exhausted(self) -> Verdict:
+        if self._soonest is None:
+            return self._end(MessageStatus.FAILED, self._reason)
+        return self._if_in_time(self._lease.later(*self._soonest), otherwise=NO_TIME_LEFT)
+
+    def _if_in_time(self, later: Postponed, *, otherwise: str) -> Verdict:
+        """Return `later`, or the message's end where its code will be too old by then."""
+        if self._lease.life_s() - later.due_in_s < MIN_LIFE_S:
+            return self._end(MessageStatus.FAILED, otherwise)
+        return later
+
+    def _end(self, status: MessageStatus, reason: str) -> Verdict:
+        """End it as what is known of it: sent stays sent, and what may be on its way is never called unsent."""
+        if silent := self._overtaken or self._lease.begun_by:
+            self._report_missed(silent)
+            self._lease.tried.append(Tried(silent, SILENT))
+        if self._was_sent:
+            return Kept()
+        if doubtful := self._asked.in_doubt():
+            log_may_have(self._lease.claimed, doubtful)
+            return Ended(MessageStatus.FAILED, UNKNOWN_OUTCOME)
+        if self._asked.has_failed():
+            return Ended(MessageStatus.FAILED, self._reason)
+        return Ended(status, reason)
+
+    def _come_back(self, after_s: float, reason: str) -> None:
+        if self._soonest is None or after_s < self._soonest[0]:
+            self._soonest = (after_s, reason)
+
+    async def _hand_over(self, sender: Sender[Any], timeout_s: float) -> Outcome:
         began_at = self._clock.monotonic()
-        outcome = await self._handover.call(sender, outbound(self._lease, self._content), self._step_timeout_s)
+        outcome = await self._handover.call(sender, outbound(self._lease, self._content), timeout_s)
         if self._observer is not None:
-            self._observer.handed_over(sender.name, _word(outcome), self._clock.monotonic() - began_at)
-        self._report(sender, outcome)
+            self._observer.handed_over(sender.name, word_of(outcome), self._clock.monotonic() - began_at)
+        log_outcome(self._lease.claimed, sender.name, outcome)
         return outcome
 
-    def _report(self, sender: Sender[Any], outcome: Outcome) -> None:
-        """Say in the log what did not go well; details were scrubbed on their way here."""
-        if isinstance(outcome, Accepted):
-            return
-        level = logging.WARNING if isinstance(outcome, Unknown) else logging.INFO
-        if isinstance(outcome, Rejected) and RULES[outcome.kind].needs_operator:
-            level = logging.ERROR
-        told = (self._lease.claimed.message_id, sender.name, _word(outcome), outcome.detail)
-        _log.log(level, "message %s: sender %s: %s %s", *told)
+    def _observe_held(self, name: str, why: str) -> None:
+        if self._observer is not None:
+            self._observer.held(name, why)
 
-    def _is_repeatable(self, sender: Sender[Any]) -> bool:
-        return sender.capabilities.is_idempotent and self._fits(sender)
+    def _is_repeatable(self, step: Step) -> bool:
+        return step.sender.capabilities.is_idempotent and self._asked.fits(step)
 
-    def _fits(self, sender: Sender[Any]) -> bool:
-        longest = sender.capabilities.longest_text
-        return longest is None or len(self._content.text) <= longest
-
-    def _repeat_pause_s(self) -> float:
-        return min(_REPEAT_PAUSE_S * 2.0 ** min(self._lease.claimed.tries, 10), _MAX_REPEAT_PAUSE_S)
-
-
-def outbound(lease: Lease, content: Content) -> OutboundMessage:
-    """Return the message as a sender gets it now."""
-    claimed = lease.claimed
-    return OutboundMessage(
-        message_id=claimed.message_id,
-        client_id=claimed.client_id,
-        mode=claimed.mode,
-        channel=Channel(claimed.channel),
-        to=content.to,
-        text=content.text,
-        expires_at=claimed.expires_at_ms / 1000,
-        life_s=lease.life_s(),
-        try_number=claimed.tries,
-    )
-
-
-def _word(outcome: Outcome) -> str:
-    match outcome:
-        case Accepted():
-            return "accepted"
-        case Rejected(kind):
-            return kind.value
-        case RetryLater():
-            return "retry_later"
-        case Unknown():
-            return "unknown"
+    def _pause_s(self, first_s: float, longest_s: float) -> float:
+        return min(first_s * 2.0 ** min(self._lease.claimed.tries, 10), longest_s)

@@ -1,6 +1,7 @@
 """The fields of a request, each checked against its bounds and given the client's default.
 
-Every check raises ApiError VALIDATION_ERROR whose details name the field and the reason, never the value.
+Every check raises ApiError, VALIDATION_ERROR where nothing else is said; its details name the field and the reason,
+never the value.
 """
 
 import ipaddress
@@ -9,7 +10,9 @@ from typing import Any
 
 import msgspec
 
+from otpsvc import phone
 from otpsvc.errors import ApiError, problem
+from otpsvc.ids import MalformedId, OtpId, parse_otp_id
 from otpsvc.otp.policy import (
     MAX_CODE_LENGTH,
     MAX_TTL_S,
@@ -58,6 +61,22 @@ def ttl_s(given: int | None, policy: Policy) -> int:
     return given
 
 
+def otp_id(given: str) -> OtpId:
+    """Give a parsed id; a malformed one looks like an unknown one: raises ApiError OTP_NOT_FOUND."""
+    try:
+        return parse_otp_id(given)
+    except MalformedId:
+        raise problem("OTP_NOT_FOUND") from None
+
+
+def number(given: str) -> str:
+    """Give a number as E.164; raises ApiError INVALID_PHONE_NUMBER."""
+    try:
+        return phone.normalise(given)
+    except phone.InvalidNumber as error:
+        raise problem("INVALID_PHONE_NUMBER", details={"field": "to", "reason": error.reason}) from None
+
+
 def metadata(given: dict[str, Any] | None) -> str:
     """Give the metadata as JSON text, empty where there is none."""
     if given is None:
@@ -66,6 +85,11 @@ def metadata(given: dict[str, Any] | None) -> str:
     if len(encoded) > MAX_METADATA_BYTES:
         raise invalid("metadata", f"expected at most {MAX_METADATA_BYTES} bytes of JSON")
     return encoded.decode()
+
+
+def metadata_of(text: str) -> dict[str, Any] | None:
+    """Give stored metadata back as an object, None where there was none."""
+    return msgspec.json.decode(text, type=dict[str, Any]) if text else None
 
 
 def session(given: str | None) -> str | None:

@@ -66,6 +66,20 @@ class Wrong(msgspec.Struct, frozen=True, kw_only=True):
     is_replay: bool
 
 
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """The guess is counted and is not our code; the gateway that carried the message made one of its own.
+
+    `sent_at` is ms since 1970, `provider_id` the gateway's name for its session. `is_repeat`: the gateway was asked
+    about this very guess before, and nobody wrote its answer down.
+    """
+
+    sender: str
+    provider_id: str
+    message_id: str
+    sent_at: int
+    is_repeat: bool = False
+
+
 class StoredOtp(msgspec.Struct, frozen=True, kw_only=True):
     """An OTP as read for its owner; `number` and `to_sealed` serve a resend."""
 
@@ -184,6 +198,24 @@ class VerifyCommand(NamedTuple):
     event_limit: int
 
 
+class CheckCommand(NamedTuple):
+    """What a gateway said about a guess that was counted before, named as it was then."""
+
+    tenant: Tenant
+    otp_id: OtpId
+    operation: str
+    guess: str
+    is_right: bool
+
+
+class CodeChecker(Protocol):
+    """Puts guesses to gateways that make their own codes."""
+
+    async def check(self, ask: Ask, code: str) -> bool:
+        """Say whether `code` is what the gateway sent; raises ApiError SERVICE_UNAVAILABLE where it does not say."""
+        ...
+
+
 class OtpStore(Protocol):
     """Each call is one atomic decision. All raise ApiError SERVICE_UNAVAILABLE when the store cannot decide."""
 
@@ -195,8 +227,12 @@ class OtpStore(Protocol):
         """Put a fresh code on a pending OTP, or refuse."""
         ...
 
-    async def verify(self, command: VerifyCommand) -> Right | Wrong | Refusal:
+    async def verify(self, command: VerifyCommand) -> Right | Wrong | Ask | Refusal:
         """Count and compare one guess."""
+        ...
+
+    async def check(self, command: CheckCommand) -> Right | Wrong | Refusal:
+        """Take a gateway's answer about a counted guess."""
         ...
 
     async def cancel(self, tenant: Tenant, otp_id: OtpId, *, event_limit: int) -> Refusal | None:

@@ -6,18 +6,19 @@ never reads something and then decides on it: only the scripts do, atomically.
 """
 
 import secrets
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from otpsvc import phone
 from otpsvc.clients.model import Principal
 from otpsvc.crypto import Keyring, UnsealError
-from otpsvc.errors import ApiError, problem
-from otpsvc.ids import MalformedId, OtpId, new_message_id, new_otp_id, parse_otp_id
+from otpsvc.errors import problem
+from otpsvc.ids import OtpId, new_message_id, new_otp_id
 from otpsvc.messages.model import Content
 from otpsvc.otp import fields
 from otpsvc.otp.codes import CodeHasher, new_code, normalise_guess
+from otpsvc.otp.judging import judged
 from otpsvc.otp.model import (
     OtpView,
     ResendRequest,
@@ -31,6 +32,7 @@ from otpsvc.otp.model import (
 from otpsvc.otp.policy import MAX_CODE_LENGTH, MIN_CODE_LENGTH, Limits, is_purpose
 from otpsvc.otp.ports import (
     Accepted,
+    CodeChecker,
     Operation,
     OtpStore,
     Refusal,
@@ -69,8 +71,10 @@ class OtpService:
         texts: TextRenderer,
         limits: Limits,
         partitions: int,
+        checker: CodeChecker,
     ) -> None:
         self._store = store
+        self._checker = checker
         self._keyring = keyring
         self._hasher = hasher
         self._texts = texts
@@ -95,7 +99,7 @@ class OtpService:
         session = self._session(tenant, request.session)
         limits = self._send_limits(caller, request.end_user_ip)
         operation = self._operation(tenant, "send", idempotency_key, request)
-        to = _normalised(request.to)
+        to = fields.number(request.to)
         otp_id = new_otp_id(
             partition=self._keyring.partition(to, self._partitions),
             slot=self._keyring.current.slot,
@@ -189,27 +193,26 @@ class OtpService:
         if request.purpose is not None and not is_purpose(request.purpose):
             # No OTP could have it. The store would take an empty one for none, and show any other in its logs.
             raise problem("OTP_NOT_FOUND")
-        to_index = self._index(_normalised(request.to)) if request.to is not None else ""
-        otp_id = _parsed(request.otp_id)
+        to_index = self._index(fields.number(request.to)) if request.to is not None else ""
+        otp_id = fields.otp_id(request.otp_id)
         code_hash = await self._hasher.hash(otp_id, client_id=tenant.client_id, mode=tenant.mode, code=guess)
         master = self._keyring.by_slot(otp_id.slot)
         if master is None or not self._hasher.knows(otp_id):
             raise problem("OTP_NOT_FOUND")
         operation = idempotency_key if idempotency_key is not None else secrets.token_hex(16)
-        outcome = await self._store.verify(
-            VerifyCommand(
-                tenant=tenant,
-                otp_id=otp_id,
-                to_index=to_index,
-                purpose=request.purpose or "",
-                session=session,
-                code_hash=code_hash,
-                code_length=len(guess),
-                operation=master.fingerprint_of("operation", *tenant, operation),
-                guess=master.fingerprint_of("guess", otp_id.text, guess),
-                event_limit=self._verify_event_limit,
-            )
+        command = VerifyCommand(
+            tenant=tenant,
+            otp_id=otp_id,
+            to_index=to_index,
+            purpose=request.purpose or "",
+            session=session,
+            code_hash=code_hash,
+            code_length=len(guess),
+            operation=master.fingerprint_of("operation", *tenant, operation),
+            guess=master.fingerprint_of("guess", otp_id.text, guess),
+            event_limit=self._verify_event_limit,
         )
+        outcome = await judged(command, guess, store=self._store, checker=self._checker)
         if isinstance(outcome, Refusal):
             raise refusal_problem(outcome, caller.policy, self._limits)
         if isinstance(outcome, Right):
@@ -217,7 +220,7 @@ class OtpService:
                 otp_id=otp_id.text,
                 to=outcome.to,
                 purpose=outcome.purpose,
-                metadata=_metadata(outcome.metadata),
+                metadata=fields.metadata_of(outcome.metadata),
                 verified_at=outcome.verified_at,
                 is_replay=outcome.is_replay,
             )
@@ -259,7 +262,7 @@ class OtpService:
             expires_at=stored.expires_at,
             resend_at=stored.resend_at,
             ended_at=stored.ended_at,
-            metadata=_metadata(stored.metadata),
+            metadata=fields.metadata_of(stored.metadata),
         )
 
     async def _new_code(
@@ -309,7 +312,7 @@ class OtpService:
 
     def _known(self, otp_id: str) -> OtpId:
         """Parse an id whose code we could hash; any other looks like an unknown one."""
-        parsed = _parsed(otp_id)
+        parsed = fields.otp_id(otp_id)
         if not self._hasher.knows(parsed):
             raise problem("OTP_NOT_FOUND")
         return parsed
@@ -374,25 +377,3 @@ class OtpService:
             event_limit=self._limits.event_limit,
             idempotency_ms=self._limits.idempotency_ttl_s * 1000,
         )
-
-
-def _parsed(otp_id: str) -> OtpId:
-    try:
-        return parse_otp_id(otp_id)
-    except MalformedId:
-        raise problem("OTP_NOT_FOUND") from None
-
-
-def _normalised(number: str) -> str:
-    try:
-        return phone.normalise(number)
-    except phone.InvalidNumber as error:
-        raise _invalid_number(error) from None
-
-
-def _invalid_number(error: phone.InvalidNumber) -> ApiError:
-    return problem("INVALID_PHONE_NUMBER", details={"field": "to", "reason": error.reason})
-
-
-def _metadata(text: str) -> dict[str, Any] | None:
-    return msgspec.json.decode(text, type=dict[str, Any]) if text else None

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -15,22 +15,44 @@ from otpsvc.crypto import Keyring
 from otpsvc.errors import ApiError, problem
 from otpsvc.ids import parse_message_id
 from otpsvc.messages.dispatcher import Dispatcher
+from otpsvc.messages.policy import Routes, RouteStep
+from otpsvc.messages.receipts import ReceiptService
+from otpsvc.messages.router import Router
 from otpsvc.messages.text import Texts
+from otpsvc.otp.checks import GatewayChecks
 from otpsvc.otp.codes import CodeHasher
 from otpsvc.otp.model import SendRequest, SentOtp, VerifiedOtp, VerifyRequest
 from otpsvc.otp.policy import Limits, Policy
 from otpsvc.otp.service import OtpService
 from otpsvc.redis.client import RedisClient
+from otpsvc.redis.gates import RedisGates
 from otpsvc.redis.keys import Keys
 from otpsvc.redis.messages import RedisMessageQueue
 from otpsvc.redis.otp import RedisOtpStore
-from otpsvc.senders.contract import Capabilities, Channel, Rejected, RejectionKind, RetryLater, Sender, Unknown
+from otpsvc.redis.receipt_index import RedisReceiptIndex
+from otpsvc.redis.receipts import RedisReceiptBook
+from otpsvc.senders.contract import (
+    Accepted,
+    Capabilities,
+    Channel,
+    Receipt,
+    ReceiptStatus,
+    Rejected,
+    RejectionKind,
+    RetryLater,
+    Sender,
+    Unknown,
+)
 from otpsvc.testing import RecordingSender
 from otpsvc.worker import run_worker
+from tests.messages.doubles import NoHistory, one_route
 
 CALLER = Principal("client_100000000001", "test", "key", Policy(cooldown_s=0))
 KEYRING = Keyring.from_masters({"a": bytes(range(32))})
 DEDUPES = Capabilities(channels=frozenset({Channel.SMS}), is_idempotent=True)
+TELLS = Capabilities(channels=frozenset({Channel.SMS}), has_receipts=True, receipt_within_s=1.0)
+# A second is the least that a route can wait for a receipt.
+HASTY = one_route([RouteStep(sender=name, receipt_timeout_s=1.0) for name in "ab"])
 
 
 @dataclass
@@ -41,11 +63,38 @@ class House:
     queues: list[RedisMessageQueue]
     stop: asyncio.Event
     workers: list["asyncio.Task[None]"]
+    client: RedisClient
+    keys: Keys
+    receipts: ReceiptService = field(init=False)
 
-    def work(self, *senders: Sender[Any], lease_s: float = 60.0, step_timeout_s: float = 5.0) -> None:
+    @property
+    def book(self) -> RedisReceiptBook:
+        index = RedisReceiptIndex(self.client, self.keys)
+        return RedisReceiptBook(self.client, self.keys, index, event_limit=100_000)
+
+    async def tried(self, sent: SentOtp) -> list[tuple[str, str, bool]]:
+        """What the stream of events says about the steps of a message."""
+        queue = self.queues[parse_message_id(sent.message_id).partition]
+        entries = await self.client.command("XRANGE", queue._keys.events, "-", "+")
+        told = [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
+        return [
+            (one[b"sender"].decode(), one[b"outcome"].decode(), b"may_duplicate" in one)
+            for one in told
+            if one[b"event"] == b"message.tried" and one[b"message_id"].decode() == sent.message_id
+        ]
+
+    def work(
+        self, *senders: Sender[Any], lease_s: float = 60.0, step_timeout_s: float = 5.0, routes: Routes | None = None
+    ) -> None:
+        names = {sender.name: sender for sender in senders}
+        self.receipts = ReceiptService(book=self.book, past=NoHistory(), senders=names)
         dispatcher = Dispatcher(
             keyring=KEYRING,
-            senders=senders,
+            router=Router(routes or Routes(), tuple(names), names),
+            senders=names,
+            gates=RedisGates(self.client, self.keys, {}),
+            book=self.book,
+            take_receipts=self.receipts.take,
             clock=SystemClock(),
             lease_s=lease_s,
             step_timeout_s=step_timeout_s,
@@ -89,9 +138,10 @@ async def house(redis_url: str) -> AsyncIterator[House]:
         texts=Texts(),
         limits=Limits(),
         partitions=3,
+        checker=GatewayChecks(),
     )
     queues = [RedisMessageQueue(client, partition) for partition in keys.partitions]
-    opened = House(service, queues, asyncio.Event(), [])
+    opened = House(service, queues, asyncio.Event(), [], client, keys)
     yield opened
     opened.stop.set()
     await asyncio.gather(*opened.workers)
@@ -238,3 +288,75 @@ async def test_a_wake_token_that_a_cancelled_wait_took_is_left_again(house: Hous
     await queue.rewake()
     async with asyncio.timeout(5):
         await queue.wait(60)
+
+
+# -- receipts and other senders, on the real store
+
+
+async def test_an_unknown_outcome_is_passed_after_the_deadline_and_told(house: House) -> None:
+    first, second = RecordingSender("a", [Unknown()]), RecordingSender("b")
+    house.work(first, second, routes=HASTY)
+    sent = await house.send()
+    assert await house.until(sent, "sent", "failed") == "sent"
+    assert (len(first.sent), len(second.sent)) == (1, 1)
+    assert await house.tried(sent) == [("a", "silent", True)]
+
+
+async def test_a_receipt_settles_what_was_unknown(house: House) -> None:
+    first, second = RecordingSender("a", [Unknown()], capabilities=TELLS), RecordingSender("b")
+    house.work(first, second)
+    sent = await house.send()
+    assert await house.until(sent, "queued", "failed") == "queued"
+    await first.began.wait()
+    await house.receipts.take("a", [Receipt(status=ReceiptStatus.SENT, message_id=sent.message_id)])
+    assert await house.until(sent, "sent", "failed") == "sent"
+    assert second.sent == []
+
+
+async def test_a_missing_receipt_lets_the_next_try(house: House) -> None:
+    first, second = (RecordingSender(name, capabilities=TELLS) for name in "ab")
+    house.work(first, second)
+    sent = await house.send()
+    async with asyncio.timeout(15):
+        await second.began.wait()
+    assert await house.until(sent, "sent", "failed") == "sent"
+    assert await house.tried(sent) == [("a", "silent", True)]
+
+
+@pytest.mark.parametrize(
+    ("status", "end", "n_second"),
+    [(ReceiptStatus.DELIVERED, "delivered", 0), (ReceiptStatus.FAILED, "sent", 1)],
+)
+async def test_a_receipt_that_comes_before_the_answer(
+    status: ReceiptStatus, end: str, n_second: int, house: House
+) -> None:
+    early = Receipt(status=status, provider_id="g-1", kind=RejectionKind.UNDELIVERABLE)
+    first, second = RecordingSender("a", [Accepted("g-1")], capabilities=TELLS), RecordingSender("b")
+    first.gate.clear()
+    house.work(first, second)
+    sent = await house.send()
+    await first.began.wait()
+    await house.receipts.take("a", [early])
+    first.gate.set()
+    async with asyncio.timeout(15):
+        while await house.until(sent, "sent", "delivered", "failed") != end or len(second.sent) != n_second:  # noqa: ASYNC110 - sent may come first
+            await asyncio.sleep(0.005)
+
+
+async def test_a_foreign_senders_receipt_changes_nothing(house: House) -> None:
+    first, second = (RecordingSender(name, capabilities=TELLS) for name in "ab")
+    house.work(first, second, routes=one_route([RouteStep(sender="a"), RouteStep(sender="b")], on_unknown="stop"))
+    sent = await house.send()
+    assert await house.until(sent, "sent", "failed") == "sent"
+    forged = [Receipt(status=status, message_id=sent.message_id) for status in ReceiptStatus]
+    await house.receipts.take("b", forged)
+    assert await house.until(sent, "sent", "failed", "delivered") == "sent"
+    assert await house.tried(sent) == []
+
+
+async def test_the_gates_of_the_store_hold_a_sender_that_was_told_to_wait(house: House) -> None:
+    first, second = RecordingSender("a", [RetryLater(30)]), RecordingSender("b")
+    house.work(first, second)
+    for number in range(3):
+        assert await house.until(await house.send(f"+3361234567{number}"), "sent", "failed") == "sent"
+    assert (len(first.sent), len(second.sent)) == (1, 3)

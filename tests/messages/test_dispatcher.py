@@ -166,8 +166,8 @@ async def test_no_call_begins_that_could_outlive_the_lease(house: House) -> None
     assert house.end == (MessageStatus.QUEUED, "lease_too_short")
 
 
-@pytest.mark.parametrize(("n_senders", "step_timeout_s"), [(1, 60), (1, 58.5), (3, 20), (1, 0), (1, -1)])
-def test_a_lease_must_outlast_all_senders(n_senders: int, step_timeout_s: float, house: House) -> None:
+@pytest.mark.parametrize(("n_senders", "step_timeout_s"), [(1, 60), (1, 58.5), (3, 60), (1, 0), (1, -1)])
+def test_a_lease_must_outlast_the_longest_call(n_senders: int, step_timeout_s: float, house: House) -> None:
     with pytest.raises(ConfigurationError, match="lease"):
         house.dispatcher(*[RecordingSender() for _ in range(n_senders)], step_timeout_s=step_timeout_s)
 

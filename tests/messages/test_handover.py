@@ -46,7 +46,7 @@ UNKNOWNS: dict[str, Any] = {
 @pytest.mark.parametrize("way", UNKNOWNS)
 async def test_an_unknown_outcome_is_not_sent_again_nor_by_another(way: str, house: House) -> None:
     first, second = RecordingSender("a", [UNKNOWNS[way]]), RecordingSender("b")
-    await house.deliver(house.dispatcher(first, second))
+    await house.deliver(house.dispatcher(first, second, on_unknown="stop"))
     assert house.end == (MessageStatus.FAILED, "unknown_outcome")
     assert (len(first.sent), len(second.sent)) == (1, 0)
 
@@ -96,7 +96,7 @@ async def test_repeats_end_with_the_life_of_the_code(house: House) -> None:
 async def test_a_sender_that_hangs_is_left_at_its_time_out(house: House) -> None:
     sender, second = RecordingSender("a"), RecordingSender("b")
     sender.gate.clear()
-    await house.deliver(house.dispatcher(sender, second, step_timeout_s=0.02))
+    await house.deliver(house.dispatcher(sender, second, step_timeout_s=0.02, on_unknown="stop"))
     assert house.end == (MessageStatus.FAILED, "unknown_outcome")
     assert second.sent == []
 

@@ -1,0 +1,84 @@
+"""What an outcome says about a gateway, and the share of one worker that a slow gateway may take.
+
+The state itself is behind `SenderGates`, one for all workers. Nothing in here counts failures.
+"""
+
+from otpsvc.clock import Clock, SystemClock
+from otpsvc.messages.ports import Admission, SenderGates, Verdict
+from otpsvc.senders.contract import Accepted, Outcome, Rejected, RejectionKind, RetryLater, Unknown
+
+_FAULTS = frozenset(
+    {
+        RejectionKind.UNAVAILABLE,
+        RejectionKind.UNAUTHORISED,
+        RejectionKind.NO_CREDIT,
+        RejectionKind.MISCONFIGURED,
+    }
+)
+_SHORTEST_HOLD_S = 1.0  # a shorter pause is that message's own
+_CROWD_S = 0.5
+
+
+def verdict_of(outcome: Outcome) -> tuple[Verdict, float]:
+    """Say how a call went for the breaker, and for how many seconds the gateway asked to be left alone (0: it did not).
+
+    A gateway that rejects a message works. One whose answer is in no table says nothing about itself.
+    """
+    match outcome:
+        case Accepted():
+            return "works", 0.0
+        case Unknown():
+            return "fails", 0.0
+        case RetryLater(is_fault=True):
+            return "fails", 0.0
+        case RetryLater(after_s):
+            return "unclear", after_s if after_s >= _SHORTEST_HOLD_S else 0.0
+        case Rejected(RejectionKind.GATEWAY_ERROR):
+            return "unclear", 0.0
+        case Rejected(kind):
+            return "fails" if kind in _FAULTS else "works", 0.0
+
+
+def fair_share(slots: int, n_senders: int) -> int:
+    """Return how many of a worker's slots one sender may take: half of them, where there is another sender."""
+    return max(1, slots // 2) if n_senders > 1 else slots
+
+
+class LocalGates:
+    """Gates that also keep the calls of one sender in this process to `most`, so that others have room when it hangs.
+
+    What has lapsed counts no more here either. Raises ValueError for a `most` that would let nobody in.
+    """
+
+    def __init__(self, inner: SenderGates, most: int, *, clock: Clock | None = None) -> None:
+        if most < 1:
+            raise ValueError("at least one call must be let in")
+        self._inner = inner
+        self._most = most
+        self._clock = clock or SystemClock()
+        self._under_way: dict[str, dict[str, float]] = {}
+
+    async def admit(self, sender: str, permit: str, *, lapses_in_s: float) -> Admission:
+        """Ask here first, then inside. Raises ApiError SERVICE_UNAVAILABLE."""
+        now = self._clock.monotonic()
+        calls = {one: lapses_at for one, lapses_at in self._under_way.get(sender, {}).items() if lapses_at > now}
+        self._under_way[sender] = calls
+        if permit not in calls and len(calls) >= self._most:
+            return Admission("crowd", _CROWD_S)
+        calls[permit] = now + lapses_in_s
+        is_admitted = False
+        try:
+            admission = await self._inner.admit(sender, permit, lapses_in_s=lapses_in_s)
+            is_admitted = not admission.held
+        finally:
+            if not is_admitted:
+                self._forget(sender, permit)
+        return admission
+
+    async def report(self, sender: str, permit: str, verdict: Verdict, *, hold_s: float = 0.0) -> None:
+        """Give the permit back here and inside."""
+        self._forget(sender, permit)
+        await self._inner.report(sender, permit, verdict, hold_s=hold_s)
+
+    def _forget(self, sender: str, permit: str) -> None:
+        self._under_way.get(sender, {}).pop(permit, None)
