@@ -1,0 +1,90 @@
+"""What gateways in front of Android phones have in common: reasons in free text.
+
+They tell failures in words, some of them the phone's own. A word counts only if a row of a map knows it, and only the
+row's own words are passed on: the text of a gateway must never leave this file, because it can hold the number.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+from otpsvc.senders.answers import MAX_RECEIPT_BYTES, fields, outcome_of_answer
+from otpsvc.senders.contract import (
+    Outcome,
+    ReceiptRefusal,
+    ReceiptRequest,
+    ReceiptStatus,
+    RefusalKind,
+    Rejected,
+    RejectionKind,
+)
+from otpsvc.senders.error_maps import GatewayMap
+from otpsvc.senders.http_client import GatewayAnswer
+
+_MAX_REASON_CHARS = 500
+_RESULT_NAME = re.compile(r"RESULT_[A-Z_]{3,60}")
+
+
+class PhoneMap:
+    """The tables of one gateway, and Android's own results behind them (`maps/android.csv`)."""
+
+    def __init__(self, gateway: str) -> None:
+        self._own = GatewayMap.load(gateway)
+        self._android = GatewayMap.load("android")
+
+    def refusal(self, answer: GatewayAnswer, *words: object) -> Outcome:
+        """Say what became of a message whose send was not answered with success.
+
+        `words` are the gateway's own about it, the most telling first. Words that no row knows are no guess at what a
+        known status means, but make a refusal that has no row of its own one to look at.
+        """
+        for word in words:
+            if (code := self._phrase("send", word)) is not None:
+                return outcome_of_answer(self._own, code, answer)
+        if 400 <= answer.status < 500 and self._own.row("send", f"http_{answer.status}") is None:
+            return Rejected(RejectionKind.GATEWAY_ERROR, f"status {answer.status}, unmapped", is_unmapped=True)
+        return outcome_of_answer(self._own, None, answer)
+
+    def status(self, word: object) -> ReceiptStatus:
+        """Return how far a message is; UNKNOWN for a word that no row knows."""
+        return self._own.status(word)
+
+    def failure(self, *words: object) -> tuple[RejectionKind, str]:
+        """Say why a phone failed, with words of ours; GATEWAY_ERROR where no row knows any of the gateway's words."""
+        for word in words:
+            text = str(word)[:_MAX_REASON_CHARS].strip() if isinstance(word, str | int) else ""
+            found = _RESULT_NAME.search(text)
+            row = self._android.row("failure", found[0] if found else text)
+            if row is not None:
+                return RejectionKind(row.outcome), row.code
+            if (code := self._phrase("failure", text)) is not None:
+                return self._own.kind(code), code
+        return RejectionKind.GATEWAY_ERROR, "unmapped reason"
+
+    def _phrase(self, table: str, word: object) -> str | None:
+        """Find the longest code of a table that stands anywhere in the text."""
+        text = word[:_MAX_REASON_CHARS].casefold() if isinstance(word, str) else ""
+        codes = [row.code for (of, code), row in self._own.rows.items() if of == table and code in text]
+        return max(codes, key=len, default=None)
+
+
+def too_large(request: ReceiptRequest) -> ReceiptRefusal | None:
+    """Refuse a body that no receipt has, before anything is computed over it."""
+    if len(request.body) > MAX_RECEIPT_BYTES:
+        return ReceiptRefusal(RefusalKind.MALFORMED, "too large")
+    return None
+
+
+def object_in(body: bytes) -> dict[str, Any] | None:
+    """Read the JSON object that a body is; None for anything else."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def first_of(value: object) -> dict[str, Any]:
+    """Return the first object of a JSON list, an empty one for anything else: each message has one recipient."""
+    return dict(fields(value[0])) if isinstance(value, list) and value else {}

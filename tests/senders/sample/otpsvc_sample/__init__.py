@@ -1,0 +1,1 @@
+"""The sender `sample` for otpsvc, found through the entry point in pyproject.toml."""
