@@ -19,6 +19,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from otpsvc import logs
 from otpsvc.app import create_app, open_house, settle_memory
+from otpsvc.app_delivery import open_outlets
 from otpsvc.http.edge import Edge
 from otpsvc.serving import bind, run_server, stop_on_signals, watch_parent
 from otpsvc.settings import Settings, load
@@ -62,8 +63,12 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     stop_on_signals(stop)
     with contextlib.closing(bind("127.0.0.1", 0)) as sock:
-        async with open_house(settings) as house, asyncio.TaskGroup() as tasks:
-            app = with_bench_routes(create_app(house))
+        async with (
+            open_house(settings) as house,
+            open_outlets(house.stores, is_dev=False, is_worker=False) as outlets,
+            asyncio.TaskGroup() as tasks,
+        ):
+            app = with_bench_routes(create_app(house, outlets))
             settle_memory()
             sys.stdout.write(f"{sock.getsockname()[1]}\n")
             sys.stdout.flush()

@@ -17,10 +17,21 @@ from otpsvc.clients.model import Principal
 from otpsvc.crypto import Keyring
 from otpsvc.http.v1 import wire
 from otpsvc.messages.text import Texts
+from otpsvc.otp.checks import GatewayChecks
 from otpsvc.otp.codes import CodeHasher, new_code
 from otpsvc.otp.model import SendRequest, VerifyRequest
 from otpsvc.otp.policy import Limits, Policy
-from otpsvc.otp.ports import Accepted, Refusal, ResendCommand, Right, SendCommand, StoredOtp, Tenant, VerifyCommand
+from otpsvc.otp.ports import (
+    Accepted,
+    CheckCommand,
+    Refusal,
+    ResendCommand,
+    Right,
+    SendCommand,
+    StoredOtp,
+    Tenant,
+    VerifyCommand,
+)
 from otpsvc.otp.service import OtpService
 
 _ROUNDS = 5
@@ -37,6 +48,9 @@ class _ReadyStore:
 
     async def verify(self, command: VerifyCommand) -> Right:
         return Right(is_replay=False, to="+336****5678", purpose=command.purpose, metadata="", verified_at=0)
+
+    async def check(self, command: CheckCommand) -> Refusal:
+        return Refusal(status="not_found", now=0)
 
     async def resend(self, command: ResendCommand) -> Refusal:
         return Refusal(status="not_found", now=0)
@@ -59,7 +73,13 @@ async def _measure() -> list[tuple[str, float]]:
     hasher = CodeHasher(keyring)
     texts = Texts()
     service = OtpService(
-        store=_ReadyStore(), keyring=keyring, hasher=hasher, texts=texts, limits=Limits(), partitions=1
+        store=_ReadyStore(),
+        keyring=keyring,
+        hasher=hasher,
+        texts=texts,
+        limits=Limits(),
+        partitions=1,
+        checker=GatewayChecks(),
     )
     plain_hasher = CodeHasher(keyring, "hmac-sha256")
     otp_id = ids.new_otp_id(partition=0, slot=keyring.current.slot, profile=hasher.profile.number)

@@ -6,12 +6,12 @@ import gc
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from litestar import Litestar, Router
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
+from otpsvc.app_delivery import GATE_STATES, Outlets, Stores
 from otpsvc.clients.auth import Authenticator
 from otpsvc.clients.service import ClientService
 from otpsvc.clock import SystemClock
@@ -25,13 +25,14 @@ from otpsvc.http.health import Probe, events_probe, health_router
 from otpsvc.http.metrics import metrics_router
 from otpsvc.http.openapi import openapi_config
 from otpsvc.http.problems import ErrorAnswers
+from otpsvc.http.receipts import receipts_router
 from otpsvc.http.v1.messages import messages_router
 from otpsvc.http.v1.numbers import numbers_router
 from otpsvc.http.v1.otp import otp_router
-from otpsvc.messages.dispatcher import Dispatcher
 from otpsvc.messages.service import MessageService
 from otpsvc.messages.text import Texts
 from otpsvc.metrics import Metrics, Probes, Scrape, open_metrics
+from otpsvc.otp.checks import GatewayChecks
 from otpsvc.otp.codes import PROFILES, CodeHasher
 from otpsvc.otp.erasure import NumberEraser
 from otpsvc.otp.service import OtpService
@@ -53,11 +54,7 @@ from otpsvc.redis.events import RedisEventStream
 from otpsvc.redis.keys import Keys
 from otpsvc.redis.messages import RedisMessageQueue, RedisMessageRecords
 from otpsvc.redis.otp import RedisOtpStore
-from otpsvc.senders.contract import Sender, SenderContext
-from otpsvc.senders.inbox import InboxSender
-from otpsvc.senders.registry import load_senders, opened
-from otpsvc.settings import RedisSettings, SenderTable, Settings
-from otpsvc.worker import run_worker
+from otpsvc.settings import RedisSettings, Settings
 
 DURABLE_TIMEOUT_S = 5.0  # files are written once a second, and replicas tell once a second
 
@@ -83,6 +80,22 @@ class House:
     authenticator: Authenticator
     key_news: KeyNews
     metrics: Metrics
+    past_messages: PostgresMessageRecords
+    checks: GatewayChecks
+
+    @property
+    def stores(self) -> Stores:
+        """What delivery is wired from."""
+        return Stores(
+            self.settings,
+            self.clock,
+            self.keyring,
+            self.redis,
+            self.keys,
+            self.past_messages,
+            self.metrics,
+            self.checks,
+        )
 
 
 @contextlib.asynccontextmanager
@@ -163,6 +176,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         stack.push_async_callback(authenticator.close)
         is_fenced, is_durable = settings.redis.is_fenced, settings.redis.durable_send
         lives = RedisOtpStore(redis, keys, is_fenced=is_fenced, is_durable=is_durable)
+        checks = GatewayChecks()
         otp = OtpService(
             store=lives,
             keyring=keyring,
@@ -170,6 +184,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             texts=Texts(),
             limits=settings.limits,
             partitions=partitions,
+            checker=checks,
         )
         clients = ClientService(store, keyring, settings.otp, clock)
 
@@ -203,6 +218,8 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             authenticator=authenticator,
             key_news=KeyNews(settings.database.url.reveal(), authenticator, timeout_s=settings.database.timeout_s),
             metrics=metrics,
+            past_messages=past_messages,
+            checks=checks,
         )
 
 
@@ -227,57 +244,8 @@ def _open_metrics(settings: Settings, index_key_id: str) -> Metrics:
     directory = settings.metrics.directory
     # Two installations on one machine count apart: their index keys differ, or their names do.
     installation = f"{settings.redis.prefix}-{index_key_id}"
-    senders = (*settings.delivery.senders, *settings.senders)
+    senders = (*settings.routed_senders, *settings.senders)
     return open_metrics(Path(directory) if directory else None, installation=installation, senders=senders)
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What a worker needs: a queue per partition and a dispatcher; and the developer's inbox, where there is one."""
-
-    queues: tuple[RedisMessageQueue, ...]
-    dispatcher: Dispatcher
-    inbox: InboxSender | None
-
-
-@contextlib.asynccontextmanager
-async def open_delivery(
-    house: House, *, is_dev: bool, mirrors: Mapping[str, str] | None = None
-) -> AsyncIterator[Delivery]:
-    """Open the configured senders, and under `dev` the `mirrors` (name to type); raises ConfigurationError."""
-    settings = house.settings
-    tables = {name: settings.senders[name] for name in settings.delivery.senders}
-    tables |= {name: SenderTable(name, kind, {}) for name, kind in (mirrors or {}).items()}
-    senders = load_senders(tables, SenderContext(is_dev=is_dev, clock=house.clock))
-    route: list[Sender[Any]] = [senders[name] for name in settings.delivery.senders]
-    dispatcher = Dispatcher(
-        keyring=house.keyring,
-        senders=route,
-        mirrors=[senders[name] for name in mirrors or {}],
-        clock=house.clock,
-        lease_s=settings.delivery.lease_s,
-        step_timeout_s=settings.delivery.step_timeout_s,
-        observer=house.metrics,
-    )
-    is_fenced = settings.redis.is_fenced
-    queues = tuple(
-        RedisMessageQueue(house.redis, partition, is_fenced=is_fenced) for partition in house.keys.partitions
-    )
-    async with opened(senders.values()):
-        inbox = next((sender for sender in senders.values() if isinstance(sender, InboxSender)), None)
-        yield Delivery(queues, dispatcher, inbox)
-
-
-async def run_delivery(delivery: Delivery, settings: Settings, stop: asyncio.Event, clock: SystemClock) -> None:
-    """Deliver messages until `stop`."""
-    await run_worker(
-        delivery.queues,
-        delivery.dispatcher,
-        batch=settings.delivery.batch,
-        concurrency=settings.delivery.concurrency,
-        stop=stop,
-        clock=clock,
-    )
 
 
 async def run_background(house: House, stop: asyncio.Event) -> None:
@@ -288,14 +256,8 @@ async def run_background(house: House, stop: asyncio.Event) -> None:
         tasks.create_task(run_housekeeping(house.history, stop=stop, clock=house.clock))
 
 
-def check_senders(settings: Settings) -> None:
-    """Raise ConfigurationError if a worker could not deliver by these settings; opens no sender."""
-    tables = {name: settings.senders[name] for name in settings.delivery.senders}
-    load_senders(tables, SenderContext(is_dev=False, clock=SystemClock()))
-
-
-def create_app(house: House, *, inbox: InboxSender | None = None) -> ASGIApp:
-    """Make the ASGI application over an open house, with the developer's inbox if one is given."""
+def create_app(house: House, outlets: Outlets, *, has_inbox: bool = False) -> ASGIApp:
+    """Make the ASGI application over an open house and its outlets, with the developer's inbox if that is wanted."""
     http = house.settings.http
     bodies = BodyReader(max_bytes=http.max_body_bytes, timeout_s=http.body_timeout_s)
     errors = ErrorAnswers(http.public_url)
@@ -306,6 +268,10 @@ def create_app(house: House, *, inbox: InboxSender | None = None) -> ASGIApp:
     async def queues() -> Mapping[int, tuple[int, float]]:
         waiting = [RedisMessageQueue(house.redis, partition).depth() for partition in house.keys.partitions]
         return dict(enumerate(await asyncio.gather(*waiting)))
+
+    async def gates() -> Mapping[str, tuple[int, int]]:
+        states = await outlets.gates.states()
+        return {name: (GATE_STATES.index(gate.state), gate.calls) for name, gate in states.items()}
 
     stores: dict[str, Probe] = {"redis": house.redis.ping, "postgresql": ping_database}
     stream, event_limit = house.stream, house.settings.limits.event_limit
@@ -320,10 +286,17 @@ def create_app(house: House, *, inbox: InboxSender | None = None) -> ASGIApp:
                 "events": events_probe(stream.backlog, stream.fullest, limit=event_limit),
             },
         ),
-        metrics_router(Scrape(house.metrics, Probes(queues, stream.backlog, stream.fullest, stores))),
+        receipts_router(
+            outlets.senders,
+            outlets.receipts.take,
+            public_url=http.public_url,
+            body_timeout_s=http.body_timeout_s,
+            metrics=house.metrics,
+        ),
+        metrics_router(Scrape(house.metrics, Probes(queues, stream.backlog, stream.fullest, stores, gates))),
     ]
-    if inbox is not None:
-        routers.append(inbox_router(inbox.list))
+    if has_inbox and outlets.inbox is not None:
+        routers.append(inbox_router(outlets.inbox.list))
     app = Litestar(
         route_handlers=routers,
         openapi_config=openapi_config(ApiPage(), docs_router()),

@@ -9,21 +9,15 @@ from pathlib import Path
 import rich_click as click
 
 from otpsvc import __version__, logs, phone
-from otpsvc.app import (
-    check_senders,
-    create_app,
-    open_database_of,
-    open_delivery,
-    open_house,
-    run_background,
-    run_delivery,
-    settle_memory,
-)
+from otpsvc.app import create_app, open_database_of, open_house, run_background, settle_memory
+from otpsvc.app_delivery import check_senders, open_delivery, open_outlets, run_delivery
 from otpsvc.cli_clients import client, key
 from otpsvc.cli_events import events
 from otpsvc.cli_keys import keys
 from otpsvc.cli_numbers import forget
 from otpsvc.cli_run import HELP_OPTIONS, config_option, keep_memory_private, run
+from otpsvc.cli_senders import senders
+from otpsvc.clock import SystemClock
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.postgres.migrate import migrate as run_migrations
 from otpsvc.postgres.migrate import pending
@@ -100,16 +94,20 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 async def _serve(settings: Settings) -> None:
     keep_memory_private()
     logs.configure(settings.log.level, settings.log.format)
-    check_senders(settings)
+    check_senders(settings, SystemClock())
     stop = asyncio.Event()
     stop_on_signals(stop)
     with contextlib.closing(bind(settings.http.host, settings.http.port, is_shared=True)) as sock:
-        async with open_house(settings) as house, asyncio.TaskGroup() as tasks:
-            app = create_app(house)
+        async with (
+            open_house(settings) as house,
+            open_outlets(house.stores, is_dev=False, is_worker=False) as outlets,
+            asyncio.TaskGroup() as tasks,
+        ):
+            app = create_app(house, outlets)
             phone.prepare()
             settle_memory()
             listen(sock)
-            if not settings.delivery.senders:
+            if not settings.routed_senders:
                 click.echo("delivery.senders names no sender here: see that a worker delivers", err=True)
             click.echo(f"otpsvc serves on {settings.http.host}:{settings.http.port}", err=True)
             tasks.create_task(watch_parent(stop))
@@ -139,14 +137,17 @@ async def _work(settings: Settings, roles: tuple[str, ...]) -> None:
     keep_memory_private()
     logs.configure(settings.log.level, settings.log.format)
     delivers = "delivery" in roles
-    if delivers and not settings.delivery.senders:
+    if delivers and not settings.routed_senders:
         tables = f" (there are tables for {', '.join(settings.senders)})" if settings.senders else ""
         raise ConfigurationError(f"delivery.senders names no sender: nothing could be delivered{tables}")
-    check_senders(settings)
+    check_senders(settings, SystemClock())
     stop = asyncio.Event()
     stop_on_signals(stop)
     async with open_house(settings) as house, contextlib.AsyncExitStack() as stack:
-        delivery = await stack.enter_async_context(open_delivery(house, is_dev=False)) if delivers else None
+        delivery = None
+        if delivers:
+            outlets = await stack.enter_async_context(open_outlets(house.stores, is_dev=False, is_worker=True))
+            delivery = open_delivery(house.stores, outlets)
         settle_memory()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_parent(stop))
@@ -154,7 +155,7 @@ async def _work(settings: Settings, roles: tuple[str, ...]) -> None:
                 click.echo("otpsvc worker writes history", err=True)
                 tasks.create_task(run_background(house, stop))
             if delivery is not None:
-                click.echo(f"otpsvc worker delivers through {', '.join(settings.delivery.senders)}", err=True)
+                click.echo(f"otpsvc worker delivers through {', '.join(settings.routed_senders)}", err=True)
                 tasks.create_task(run_delivery(delivery, settings, stop, house.clock))
 
 
@@ -181,7 +182,7 @@ async def _pending(settings: Settings) -> list[str]:
         return await pending(database)
 
 
-for command in (client, key, keys, events, forget):
+for command in (client, key, keys, senders, events, forget):
     cli.add_command(command)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import uvloop
 
 from otpsvc import logs
-from otpsvc.app import House, create_app, open_delivery, open_house, run_background, run_delivery, settle_memory
+from otpsvc.app import House, create_app, open_house, run_background, settle_memory
+from otpsvc.app_delivery import open_delivery, open_outlets, run_delivery
 from otpsvc.embedded import EmbeddedError, start_stores
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.postgres.migrate import migrate
@@ -65,9 +66,12 @@ async def _run(settings: Settings, sock: socket.socket, data_dir: Path, failure:
     await migrate(settings.database.url.reveal())
     async with contextlib.AsyncExitStack() as stack:
         house = await stack.enter_async_context(open_house(settings))
-        delivery = await stack.enter_async_context(open_delivery(house, is_dev=True, mirrors={"terminal": "terminal"}))
+        outlets = await stack.enter_async_context(
+            open_outlets(house.stores, is_dev=True, is_worker=True, mirrors={"terminal": "terminal"})
+        )
+        delivery = open_delivery(house.stores, outlets)
         client_id, api_key = await _ready_client(house, data_dir / _ENV_FILE)
-        app = create_app(house, inbox=delivery.inbox)
+        app = create_app(house, outlets, has_inbox=True)
         settle_memory()
         url = _url(sock)
         _write_env(data_dir / _ENV_FILE, url, client_id, api_key)

@@ -20,7 +20,7 @@ from otpsvc import __version__
 from otpsvc.errors import CATALOGUE
 from otpsvc.messages.model import MessageStatus
 from otpsvc.metrics_files import SharedNumbers, open_numbers
-from otpsvc.senders.contract import RejectionKind
+from otpsvc.senders.contract import ReceiptStatus, RejectionKind
 
 OTHER = "other"
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -45,6 +45,19 @@ HANDOVERS = Row(
     "otpsvc_handovers_total", "counter", ("sender", "outcome"), "Calls of senders, by what the sender answered."
 )
 HANDOVER_SECONDS = Row("otpsvc_handover_seconds", "histogram", ("sender",), "Time that a sender took for one call.")
+HOLDS = Row(
+    "otpsvc_sender_holds_total", "counter", ("sender", "why"), "Times that a sender was passed over without a call."
+)
+DUPLICATES = Row(
+    "otpsvc_possible_duplicates_total", "counter", ("sender",), "Messages passed on although this sender may have them."
+)
+RECEIPTS = Row(
+    "otpsvc_receipts_total", "counter", ("sender", "status", "outcome"), "Receipts, by what they said and changed."
+)
+SENDER_STATE = Row(
+    "otpsvc_sender_state", "gauge", ("sender",), "The breaker of a sender: 0 closed, 1 half-open, 2 open."
+)
+SENDER_CALLS = Row("otpsvc_sender_calls", "gauge", ("sender",), "Calls of a sender that are under way, in all workers.")
 MESSAGES_ENDED = Row(
     "otpsvc_messages_ended_total", "counter", ("status", "reason"), "Messages that a worker brought to an end."
 )
@@ -65,15 +78,16 @@ STORE_UP = Row("otpsvc_store_up", "gauge", ("store",), "1 if the store answered 
 BUILD = Row("otpsvc_build_info", "gauge", ("version",), "Always 1; the label has the version.")
 
 TABLE = (
-    CALLS, CALL_SECONDS, KEY_LOOKUPS, HANDOVERS, HANDOVER_SECONDS, MESSAGES_ENDED, EVENTS_DRAINED, DRAIN_OUTAGES,
+    CALLS, CALL_SECONDS, KEY_LOOKUPS, HANDOVERS, HANDOVER_SECONDS, HOLDS, DUPLICATES, RECEIPTS, MESSAGES_ENDED,
+    EVENTS_DRAINED, DRAIN_OUTAGES, SENDER_STATE, SENDER_CALLS,
     QUEUE_MESSAGES, QUEUE_OLDEST, EVENTS_UNWRITTEN, EVENTS_OWED, EVENTS_OLDEST, STORE_UP, BUILD,
 )  # fmt: skip
 
 _REJECTIONS = frozenset(kind.value for kind in RejectionKind)
 WORDS: Mapping[tuple[Row, str], frozenset[str]] = {
-    (CALLS, "call"): frozenset({"send", "verify", "resend", "cancel", "get", "status", "forget"}),
+    (CALLS, "call"): frozenset({"send", "verify", "resend", "cancel", "get", "status", "forget", "receipt"}),
     (CALLS, "outcome"): frozenset(
-        {"accepted", "replayed", "right", "wrong", "cancelled", "found", "forgotten", "done", "disconnected"}
+        {"accepted", "replayed", "right", "wrong", "cancelled", "found", "forgotten", "done", "taken", "disconnected"}
         # What the store's scripts answer where the catalogue's code says less.
         | {"conflict", "locked_out", "cooldown", "number_limit", "live_limit", "ceiling", "address_limit"}
         | {"resend_limit", "busy", "not_found", "fenced", "expired", "locked", "no_attempts", "format", "ended"}
@@ -82,7 +96,10 @@ WORDS: Mapping[tuple[Row, str], frozenset[str]] = {
         | {code.lower() for code in CATALOGUE}
     ),
     (KEY_LOOKUPS, "outcome"): frozenset({"known", "unknown", "unreachable", "refused"}),
-    (HANDOVERS, "outcome"): _REJECTIONS | {"accepted", "retry_later", "unknown"},
+    (HANDOVERS, "outcome"): _REJECTIONS | {"accepted", "retry_later", "unknown", "unmapped"},
+    (HOLDS, "why"): frozenset({"open", "rate", "crowd", "quiet", "price"}),
+    (RECEIPTS, "status"): frozenset(status.value for status in ReceiptStatus),
+    (RECEIPTS, "outcome"): frozenset({"applied", "repeated", "foreign", "unknown", "parked", "late"}),
     (MESSAGES_ENDED, "status"): frozenset(status.value for status in MessageStatus),
     (MESSAGES_ENDED, "reason"): _REJECTIONS
     | {"none", "no_sender", "no_time_left", "unknown_outcome", "unreadable", "code_ended", "retry_later"},
@@ -104,6 +121,7 @@ class Probes(NamedTuple):
     events: Callable[[], Awaitable[tuple[int, float]]]
     owed: Callable[[], Awaitable[int]]
     stores: Mapping[str, Callable[[], Awaitable[object]]]
+    gates: Callable[[], Awaitable[Mapping[str, tuple[int, int]]]]
 
 
 class _Counter:
@@ -147,7 +165,7 @@ class _Histogram:
 class Metrics:
     """Counts for this process. Its methods take about a microsecond, never raise and never wait; one event loop only.
 
-    It is what delivery (messages.ports.HandoverObserver) and the drain of the events tell what they do.
+    It is what delivery and receipts (messages.ports.HandoverObserver) and the drain of the events tell what they do.
     """
 
     def __init__(self, numbers: SharedNumbers, senders: Iterable[str]) -> None:
@@ -155,7 +173,8 @@ class Metrics:
         words: dict[Row, dict[str, Collection[str]]] = {}
         for (row, label), closed in WORDS.items():
             words.setdefault(row, {})[label] = closed
-        words[HANDOVERS]["sender"] = frozenset(senders)
+        for row in (HANDOVERS, HOLDS, DUPLICATES, RECEIPTS):
+            words.setdefault(row, {})["sender"] = frozenset(senders)
         self._counters = {row: _Counter(numbers, row, words[row]) for row in TABLE if row.kind == "counter"}
         self._calls = self._counters[CALLS]
         self._call_seconds = _Histogram(numbers, CALL_SECONDS, words[CALLS]["call"])
@@ -182,6 +201,18 @@ class Metrics:
     def ended(self, status: str, reason: str) -> None:
         """Count one message that came to its end; an empty reason is shown as `none`."""
         self._counters[MESSAGES_ENDED].add((status, reason or "none"))
+
+    def held(self, sender: str, why: str) -> None:
+        """Count a sender that was passed over."""
+        self._counters[HOLDS].add((sender, why))
+
+    def may_duplicate(self, sender: str) -> None:
+        """Count a message that went to the next sender although this one may have it."""
+        self._counters[DUPLICATES].add((sender,))
+
+    def receipt_taken(self, sender: str, status: str, outcome: str) -> None:
+        """Count a receipt."""
+        self._counters[RECEIPTS].add((sender, status, outcome))
 
     def drained(self, n_new: int, n_repeated: int) -> None:
         """Count events that PostgreSQL took: those it did not have, and those it had."""
@@ -227,10 +258,11 @@ class Scrape:
 
     async def _look(self) -> list[Metric]:
         probes = self._probes
-        queues, events, owed, families, up = await asyncio.gather(
+        queues, events, owed, gates, families, up = await asyncio.gather(
             _asked(probes.queues),
             _asked(probes.events),
             _asked(probes.owed),
+            _asked(probes.gates),
             asyncio.to_thread(self._metrics.families),
             asyncio.gather(*(_is_up(probe) for probe in probes.stores.values())),
         )
@@ -242,6 +274,11 @@ class Scrape:
             ]
         if events is not None:
             families += [_gauge(EVENTS_UNWRITTEN, {(): events[0]}), _gauge(EVENTS_OLDEST, {(): events[1]})]
+        if gates is not None:
+            families += [
+                _gauge(SENDER_STATE, {(sender,): state for sender, (state, _) in gates.items()}),
+                _gauge(SENDER_CALLS, {(sender,): calls for sender, (_, calls) in gates.items()}),
+            ]
         if owed is not None:
             families.append(_gauge(EVENTS_OWED, {(): owed}))
         return families

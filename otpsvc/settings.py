@@ -14,8 +14,10 @@ import msgspec
 from msgspec import Meta
 
 from otpsvc.errors import ConfigurationError
+from otpsvc.messages.policy import Routes, SenderLimits
 from otpsvc.otp.policy import Limits, Policy
 from otpsvc.settings_masters import Masters
+from otpsvc.settings_routes import read_routes
 from otpsvc.settings_source import Source, settings_path
 from otpsvc.settings_values import Given, Secret, read_struct, setting_keys
 
@@ -144,16 +146,19 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SenderTable:
-    """The table `[senders.<name>]`: the type of sender, and what only that type can read."""
+    """The table `[senders.<name>]`: the type of sender, what bounds it, and what only that type can read."""
 
-    def __init__(self, name: str, type_name: str, given: Mapping[str, Given]) -> None:
+    def __init__(
+        self, name: str, type_name: str, given: Mapping[str, Given], limits: SenderLimits | None = None
+    ) -> None:
         self.name = name
         self.type = type_name
+        self.limits = limits or SenderLimits()
         self._given = dict(given)
 
     @property
     def options(self) -> dict[str, object]:
-        """The keys but `type`, as they were given: text where they came from the environment."""
+        """The keys that are the sender's own, as they were given: text where they came from the environment."""
         return {key: given.value for key, given in self._given.items()}
 
     def read(self, kind: type[_Struct]) -> _Struct:
@@ -186,12 +191,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     senders: dict[str, SenderTable] = {}
+    routes: Routes = Routes()
+
+    @property
+    def routed_senders(self) -> tuple[str, ...]:
+        """The senders that messages can leave through, each once: those of `delivery.senders`, then of the routes."""
+        return tuple(dict.fromkeys((*self.delivery.senders, *self.routes.senders)))
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     field.name: field.type
     for field in msgspec.structs.fields(Settings)
-    if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+    if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct) and field.type is not Routes
 }
 
 
@@ -220,11 +231,13 @@ def load(
         name: read_struct(kind, source.sections[name], path=name, faults=faults) for name, kind in SECTIONS.items()
     }
     delivery: DeliverySettings | None = sections["delivery"]
-    senders = _sender_tables(source, delivery.senders if delivery else (), faults)
+    routes = read_routes(source.routes, faults)
+    listed = (*(delivery.senders if delivery else ()), *routes.senders)
+    senders = _sender_tables(source, listed, faults)
     faults += [line for need in needs if (line := _lacking(need, source))]
     if faults:
         raise _refusal(faults)
-    return Settings(**sections, senders=senders)
+    return Settings(**sections, senders=senders, routes=routes)
 
 
 def _sender_tables(source: Source, listed: tuple[str, ...], faults: list[str]) -> dict[str, SenderTable]:
@@ -237,7 +250,9 @@ def _sender_tables(source: Source, listed: tuple[str, ...], faults: list[str]) -
         elif not isinstance(kind.value, str) or not re.match(_NAME, kind.value):
             faults.append(f"{kind.origin}: senders.{name}.type must be {_NAME_WORDS}")
         else:
-            tables[name] = SenderTable(name, kind.value, given)
+            bounds = {key: given.pop(key) for key in SenderLimits.__struct_fields__ if key in given}
+            limits = read_struct(SenderLimits, bounds, path=f"senders.{name}", faults=faults)
+            tables[name] = SenderTable(name, kind.value, given, limits)
     return tables
 
 

@@ -30,7 +30,7 @@ _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://.*")
 
 
 class Source:
-    """Everything given, by section: `sections["http"]["port"]`, `senders["phones"]["type"]`.
+    """Everything given, by section: `sections["http"]["port"]`, `senders["phones"]["type"]`, `routes["sms"]`.
 
     `faults` holds lines about what could not be placed at all.
     """
@@ -38,6 +38,7 @@ class Source:
     def __init__(self, known: Mapping[str, Iterable[str]]) -> None:
         self.sections: dict[str, Section] = {name: {} for name in known}
         self.senders: dict[str, Section] = {}
+        self.routes: Section = {}
         self.faults: list[str] = []
         self._known = {name: list(keys) for name, keys in known.items()}
 
@@ -61,13 +62,15 @@ class Source:
             }
 
         for name, table in tree.items():
-            if name != "senders" and name not in self.sections:
-                known = [*self.sections, "senders"]
+            if name not in ("routes", "senders") and name not in self.sections:
+                known = [*self.sections, "routes", "senders"]
                 self.faults.append(unknown_key(str(path), "", name, known))
             elif not isinstance(table, dict):
                 self.faults.append(f"{path}: {name} must be a table: [{name}]")
             elif name == "senders":
                 self._take_senders(path, table, given)
+            elif name == "routes":
+                self.routes = given(table)
             else:
                 self.sections[name] = given(table)
 

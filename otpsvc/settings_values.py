@@ -224,6 +224,8 @@ def _words(kind: msgspec.inspect.Type) -> str:
             return _words(inner)
         case msgspec.inspect.IntType(ge=low, le=high):
             return f"a whole number from {low} to {high}"
+        case msgspec.inspect.FloatType(ge=low, le=None):
+            return f"a number from {low:g} on"
         case msgspec.inspect.FloatType(ge=low, le=high):
             return f"a number from {low:g} to {high:g}"
         case msgspec.inspect.BoolType():

@@ -14,6 +14,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from otpsvc import metrics
 from otpsvc.errors import CATALOGUE, problem
 from otpsvc.messages import dispatcher, walk
+from otpsvc.messages.model import UNKNOWN_OUTCOME
 from otpsvc.metrics import OTHER, TABLE, WORDS, Metrics, Probes, Scrape, open_metrics
 from otpsvc.otp import refusals
 
@@ -50,7 +51,11 @@ async def _owed() -> int:
     return 9
 
 
-WELL = Probes(_queues, _events, _owed, {"redis": _nothing, "postgresql": _nothing})
+async def _gates() -> dict[str, tuple[int, int]]:
+    return {"acme": (2, 3)}
+
+
+WELL = Probes(_queues, _events, _owed, {"redis": _nothing, "postgresql": _nothing}, _gates)
 
 
 def scraped(of: Metrics, probes: Probes = WELL, accept: str = "") -> str:
@@ -105,6 +110,9 @@ def test_every_label_of_a_counter_is_closed() -> None:
     closed = {(row.name, label) for row, label in WORDS} | {
         ("otpsvc_handovers_total", "sender"),  # from the settings
         ("otpsvc_handover_seconds", "sender"),
+        ("otpsvc_sender_holds_total", "sender"),
+        ("otpsvc_possible_duplicates_total", "sender"),
+        ("otpsvc_receipts_total", "sender"),
         ("otpsvc_call_seconds", "call"),  # that of otpsvc_calls_total
     }
     assert open_ones == closed
@@ -115,7 +123,7 @@ def test_every_refusal_of_the_store_has_a_word() -> None:
 
 
 def test_every_end_of_a_message_has_a_word() -> None:
-    reasons = {walk.NO_SENDER, walk.NO_TIME_LEFT, walk.UNKNOWN_OUTCOME, walk.UNWANTED, dispatcher.UNREADABLE}
+    reasons = {walk.NO_SENDER, walk.NO_TIME_LEFT, UNKNOWN_OUTCOME, walk.UNWANTED, dispatcher.UNREADABLE}
     assert reasons <= WORDS[metrics.MESSAGES_ENDED, "reason"]
 
 
@@ -181,7 +189,7 @@ def test_a_store_that_is_away_is_left_out(opened: Callable[[], Metrics], monkeyp
         return (1, 1.0)
 
     monkeypatch.setattr(metrics, "PROBE_TIMEOUT_S", 0.05)
-    text = scraped(opened(), Probes(fails, hangs, _owed, {"redis": fails, "postgresql": hangs}))
+    text = scraped(opened(), Probes(fails, hangs, _owed, {"redis": fails, "postgresql": hangs}, fails))
     assert "otpsvc_queue" not in text
     assert "otpsvc_events_unwritten" not in text
     assert "otpsvc_events_owed_max 9.0" in text

@@ -5,7 +5,8 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from otpsvc.app import House, open_delivery, open_house
+from otpsvc.app import House, open_house
+from otpsvc.app_delivery import open_delivery, open_outlets
 from otpsvc.clients.model import Mode, Principal
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.ids import parse_otp_id
@@ -40,7 +41,8 @@ def starts(redis_url: str, database_url: str) -> Starts:
 async def sent_code(house: House) -> tuple[str, str]:
     """Send a code and read it as a worker does."""
     sent = await house.otp.send(CALLER, SendRequest(to=NUMBER))
-    async with open_delivery(house, is_dev=True, mirrors={"inbox": "inbox"}) as delivery:
+    async with open_outlets(house.stores, is_dev=True, is_worker=True, mirrors={"inbox": "inbox"}) as outlets:
+        delivery = open_delivery(house.stores, outlets)
         queue: RedisMessageQueue = delivery.queues[0]
         (claimed,) = (await queue.claim(limit=1, lease_s=30)).messages
         content = delivery.dispatcher._open(claimed)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from otpsvc.errors import ConfigurationError
+from otpsvc.messages.policy import QuietHours, Route, RouteStep, SenderLimits
 from otpsvc.settings import SECTIONS, Secret, Settings, load
 from otpsvc.settings_source import variable_name
 from otpsvc.settings_values import setting_keys
@@ -342,7 +343,12 @@ def test_variable_names_are_unambiguous() -> None:
 def test_every_key_is_documented_with_its_default() -> None:
     page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text("utf-8")
     chapters = dict(re.findall(r"^## `\[([a-z]+)[^\]]*\]`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
-    assert chapters.keys() == {*SECTIONS, "senders"}
+    assert chapters.keys() == {*SECTIONS, "senders", "routes"}
+    bounds = re.findall(r"^\| `(\w+)` \| (\S+) \|", chapters["senders"], re.MULTILINE)
+    fields = msgspec.structs.fields(SenderLimits)
+    assert bounds == [(field.name, f"{field.default:g}" if field.default else "none") for field in fields]
+    for name in (*RouteStep.__struct_fields__, *Route.__struct_fields__[1:], *QuietHours.__struct_fields__):
+        assert f"`{name}`" in chapters["routes"], name
     for section, kind in SECTIONS.items():
         rows = [line for line in chapters[section].splitlines() if line.startswith("| `")]
         documented = [key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])]
@@ -367,3 +373,10 @@ def test_the_documented_file_is_valid(write: Write, tmp_path: Path) -> None:
     settings = load(write("otpsvc.toml", example[1], 0o644), {})
     assert isinstance(settings, Settings)
     assert settings.delivery.senders == ("acme-eu",)
+
+
+def test_the_documented_routes_are_valid(write: Write) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text("utf-8")
+    _, example = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    settings = load(write("otpsvc.toml", example), NEEDED)
+    assert [step.sender for step in settings.routes.table["", "sms"]["+39"].steps] == ["skebby", "vonage-eu"]

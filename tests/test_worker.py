@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -150,11 +151,11 @@ async def test_a_delivery_that_breaks_off_is_logged_and_its_slot_freed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Breaks(MemoryQueue):
-        async def record_sent(self, message_id: str, token: str, *, sender: str, provider_id: str | None) -> bool:
+        async def record_sent(self, message_id: str, token: str, **facts: Any) -> bool:
             if self.n_breaks > 0:
                 self.n_breaks -= 1
                 raise RuntimeError("echo 987654")
-            return await super().record_sent(message_id, token, sender=sender, provider_id=provider_id)
+            return await super().record_sent(message_id, token, **facts)
 
         n_breaks = 3
 

@@ -7,10 +7,10 @@ from typing import Any, Self
 
 from otpsvc.clock import SystemClock
 from otpsvc.crypto import Keyring
-from otpsvc.messages.dispatcher import Dispatcher
 from otpsvc.senders.contract import Capabilities, Channel, Sender
 from otpsvc.testing import MemoryQueue
 from otpsvc.worker import run_worker
+from tests.messages.doubles import MemoryBook, dispatcher_of
 
 KEYRING = Keyring.from_masters({"a": b"k" * 32})
 CLOCK = SystemClock()
@@ -34,7 +34,15 @@ class Running:
         lease_s: float = 60.0,
     ) -> None:
         self.stop = asyncio.Event()
-        dispatcher = Dispatcher(keyring=KEYRING, senders=senders, clock=CLOCK, lease_s=lease_s, step_timeout_s=10.0)
+        dispatcher = dispatcher_of(
+            senders,
+            # None of these senders has receipts, so one queue stands for all.
+            book=MemoryBook(next(iter(queues), make_queue())),
+            keyring=KEYRING,
+            clock=CLOCK,
+            lease_s=lease_s,
+            step_timeout_s=10.0,
+        )
         self._run = run_worker(
             queues,
             dispatcher,

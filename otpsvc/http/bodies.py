@@ -29,19 +29,20 @@ class BodyReader:
         with the field and the reason.
         """
         _check_media_type(request)
-        return _decoded(await self._bytes(request), decoder)
+        return _decoded(await self.read_bytes(request), decoder)
 
     async def read_optional(
         self, request: Request[Any, Any, Any], decoder: msgspec.json.Decoder[_Struct], default: _Struct
     ) -> _Struct:
         """Give the body as a struct, or `default` where the request has none."""
-        data = await self._bytes(request)
+        data = await self.read_bytes(request)
         if not data:
             return default
         _check_media_type(request)
         return _decoded(data, decoder)
 
-    async def _bytes(self, request: Request[Any, Any, Any]) -> bytes:
+    async def read_bytes(self, request: Request[Any, Any, Any]) -> bytes:
+        """Give the body as it came, of whatever kind it is; raises ApiError PAYLOAD_TOO_LARGE or REQUEST_TIMEOUT."""
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._max_bytes:
             raise self._too_large()

@@ -36,6 +36,13 @@ _SCRIPTS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "record": ("message_settle", {"status": "sent"}),
     "sweep": ("otp_sweep", {}),
     "acknowledge": ("events_acknowledge", {}),
+    "admit": ("sender_admit", {}),
+    "report": ("sender_report", {}),
+    "expect": ("receipt_expect", {}),
+    "park": ("receipt_find_or_park", {}),
+    "receipt": ("message_receipt", {}),
+    "kept": ("message_settle", {"status": "kept"}),
+    "postpone": ("message_settle", {"status": "queued"}),
 }
 
 SERVE_STEPS = ("send.before", "send.after", "verify.before", "verify.after", "resend.after", "cancel.after")
@@ -46,7 +53,12 @@ DRAIN_STEPS = (
     "drain.read", "drain.inserted", "commit.before", "commit.after", "acknowledge.before", "acknowledge.after",
 )  # fmt: skip
 SWEEP_STEPS = ("sweep.before", "sweep.after")
-STEPS = frozenset((*SERVE_STEPS, *DELIVERY_STEPS, *DRAIN_STEPS, *SWEEP_STEPS))
+RECEIPT_STEPS = ("park.before", "park.after", "receipt.before", "receipt.after")
+GATEWAY_STEPS = (
+    "admit.after", "expect.before", "expect.after", "report.before", "report.after", "kept.before", "kept.after",
+    "postpone.before", "postpone.after",
+)  # fmt: skip
+STEPS = frozenset((*SERVE_STEPS, *DELIVERY_STEPS, *DRAIN_STEPS, *SWEEP_STEPS, *RECEIPT_STEPS, *GATEWAY_STEPS))
 
 _is_writing_events: ContextVar[bool] = ContextVar("is_writing_events", default=False)
 

@@ -21,7 +21,9 @@ class Reader:
     def __init__(self, settings: Settings, client_id: str) -> None:
         self._redis: Any = redis_asyncio.Redis.from_url(settings.redis.url.reveal())
         self._database_url = settings.database.url.reveal()
-        self._partitions = Keys(settings.redis.prefix, settings.redis.partitions).partitions
+        self._keys = Keys(settings.redis.prefix, settings.redis.partitions)
+        self._partitions = self._keys.partitions
+        self._senders = settings.routed_senders
         self._client_id = client_id
 
     async def close(self) -> None:
@@ -35,15 +37,32 @@ class Reader:
         """How many messages are on their way."""
         return sum([await self._redis.zcard(partition.due) for partition in self._partitions])
 
+    async def owed(self) -> int:
+        """How many events wait for the drain or will come from what lives: what the bound on events is about."""
+        living = sum([int(await self._redis.zcard(partition.ends)) for partition in self._partitions])
+        return await self.unwritten() + await self.waiting() + living
+
     async def overdue(self) -> int:
         """How many OTPs are over without anybody having said so."""
         now_ms = await self._now_ms()
         return sum([await self._redis.zcount(partition.ends, "-inf", now_ms) for partition in self._partitions])
 
+    async def broken(self) -> list[str]:
+        """The senders whose breaker has opened and has not closed again."""
+        return [name for name in self._senders if await self._redis.hexists(self._keys.gate(name), "opened_at")]
+
     async def quiet(self, timeout_s: float) -> None:
         """Wait until nothing is left to do, or the time is up: the accounting then says what was left."""
         give_up_at = time.monotonic() + timeout_s
         while await self.unwritten() or await self.waiting() or await self.overdue():
+            if time.monotonic() > give_up_at:
+                return
+            await asyncio.sleep(_POLL_S)
+
+    async def delivered(self, timeout_s: float) -> None:
+        """Wait until no message is on its way, or the time is up."""
+        give_up_at = time.monotonic() + timeout_s
+        while await self.waiting():
             if time.monotonic() > give_up_at:
                 return
             await asyncio.sleep(_POLL_S)
@@ -56,6 +75,7 @@ class Reader:
                 evidence.living_otps.append(_otp(name.removeprefix(partition.otp_base), fields))
             for name, fields in await self._hashes(partition.message_base):
                 evidence.living_messages.append(_living(name.removeprefix(partition.message_base), fields))
+        evidence.immortal = await self._immortal()
         connection = await asyncpg.connect(self._database_url)
         try:
             evidence.events = [_event(row) for row in await connection.fetch(_EVENTS, self._client_id)]
@@ -73,6 +93,14 @@ class Reader:
                 if otp_ids is None or otp_id in otp_ids:
                     await self._redis.hset(partition.otp_base + otp_id, "expires_at", now_ms)
                     await self._redis.zadd(partition.ends, {member: now_ms}, xx=True)
+
+    async def _immortal(self) -> list[str]:
+        bounded = {name for keys in self._partitions for name in (keys.due, keys.ends, keys.events)}
+        return [
+            name.decode()
+            async for name in self._redis.scan_iter(count=1000)
+            if name.decode() not in bounded and await self._redis.pttl(name) == -1
+        ]
 
     async def _hashes(self, base: str) -> list[tuple[str, dict[str, bytes]]]:
         found = []
@@ -97,7 +125,9 @@ _MESSAGES = "SELECT message_id, otp_id, status, reason, sender, tries FROM messa
 def _event(row: Any) -> EventRow:
     data = json.loads(row["data"])
     attempt = int(data["attempt"]) if "attempt" in data else None
-    return EventRow(row["event_id"], row["name"], row["otp_id"], row["message_id"], row["occurred_at"], attempt)
+    sender, outcome, reason = (str(data.get(name, "")) for name in ("sender", "outcome", "reason"))
+    told = sender, outcome, data.get("may_duplicate") == "1", reason
+    return EventRow(row["event_id"], row["name"], row["otp_id"], row["message_id"], row["occurred_at"], attempt, *told)
 
 
 def _message(row: Any) -> MessageRow:

@@ -14,6 +14,7 @@ from otpsvc.app import client_service, open_database_of
 from otpsvc.settings import Settings, load
 from tests.chaos.calls import Line
 from tests.chaos.evidence import Evidence
+from tests.chaos.gateways import PROOF, Gateways, Telling
 from tests.chaos.journal import Journal
 from tests.chaos.ledger import Ledger, install_ledger
 from tests.chaos.processes import Process
@@ -24,6 +25,8 @@ from tests.programs import PATIENCE_S, production
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 5
+# How long a receipt is waited for; what ships would keep the suite for minutes.
+RECEIPT_S = 2
 
 
 MakeStand = Callable[..., AbstractAsyncContextManager["Stand"]]
@@ -37,6 +40,7 @@ class Stand:
         self.pair = pair
         self.directory = directory
         self.ledger = Ledger(directory / "ledger.jsonl")
+        self.down = directory / "once-is-down"
         listed = variables.get("OTPSVC_DELIVERY_SENDERS", "once")
         self._variables = {
             **production(pair.redis_url, database_url),
@@ -47,7 +51,8 @@ class Stand:
             "OTPSVC_DATABASE_TIMEOUT_S": "2",
             "OTPSVC_DELIVERY_LEASE_S": str(LEASE_S),
             "OTPSVC_DELIVERY_STEP_TIMEOUT_S": "1",
-            **sender("once", self.ledger.path),
+            "OTPSVC_CONFIG": str(self._write_routes(listed)),
+            **sender("once", self.ledger.path, down=str(self.down)),
             **(sender("often", self.ledger.path, is_idempotent="true") if "often" in listed else {}),
             "OTPSVC_DELIVERY_SENDERS": listed,
             **variables,
@@ -68,7 +73,7 @@ class Stand:
         """Make a client without a cooldown; what happens from now on is accounted for under it."""
         async with open_database_of(self.settings) as database:
             clients = await client_service(self.settings, database)
-            client = await clients.create_client("chaos", {"cooldown_s": 0, "ttl_s": 120})
+            client = await clients.create_client("chaos", {"cooldown_s": 0, "ttl_s": 60})
             key = await clients.create_key(client.id, mode="test")
         self.client_id = client.id
         self._headers = {"X-API-Key": key.text, "X-Client-ID": client.id}
@@ -104,7 +109,28 @@ class Stand:
             self.port, self._headers, self.ledger, seed=seed, flows=flows, patience_s=patience_s, timeout_s=timeout_s
         )
 
-    async def evidence(self, *journals: Journal, idempotent: Sequence[str] = ()) -> Evidence:
+    def gateways(self, *, seed: int) -> Gateways:
+        """What the gateways behind the ledger say."""
+        return Gateways(self.port, Ledger(self.ledger.path), seed=seed)
+
+    async def quiet(self) -> None:
+        """Wait until nothing is left to do."""
+        reader = Reader(self.settings, self.client_id)
+        try:
+            await reader.quiet(PATIENCE_S)
+        finally:
+            await reader.close()
+
+    def _write_routes(self, listed: str) -> Path:
+        path = self.directory / "otpsvc.toml"
+        senders = ", ".join(f'"{name}"' for name in listed.split(","))
+        path.write_text(f'[routes.sms]\nreceipt_timeout_s = {RECEIPT_S}\n"*" = [{senders}]\n')
+        path.chmod(0o600)
+        return path
+
+    async def evidence(
+        self, *journals: Journal, tellings: Sequence[Telling] = (), idempotent: Sequence[str] = ()
+    ) -> Evidence:
         """Wait until all is quiet, let every code's life end, and gather what everybody then says.
 
         What is still pending would go on expiring while the stores are read, one after the other.
@@ -122,6 +148,7 @@ class Stand:
         mine = {message.message_id for message in evidence.messages}
         evidence.ledger = [line for line in self.ledger.lines if line.message_id in mine]
         evidence.idempotent = frozenset(idempotent)
+        evidence.tellings = list(tellings)
         return evidence
 
     def complaints(self) -> list[str]:
@@ -142,6 +169,12 @@ class Stand:
                 await process.ended(15)
             except TimeoutError:
                 process.kill()
+
+
+def with_receipts(name: str) -> dict[str, str]:
+    """The variables by which a ledger sender takes receipts, and misses those that do not come."""
+    given = {"proof": PROOF, "receipt_within_s": str(RECEIPT_S)}
+    return {f"OTPSVC_SENDERS_{name}_{key}".upper(): value for key, value in given.items()}
 
 
 def sender(name: str, path: Path, **settings: str) -> dict[str, str]:

@@ -35,6 +35,12 @@ def line(message_id: str, answer: str = "accepted", sender: str = "once") -> Led
     return LedgerLine(sender, message_id, "+33610000000", "123456 est votre code", 1, answer)
 
 
+WHY: dict[str, Any] = {
+    "message.failed": {"sender": "once", "reason": "unknown_outcome"},
+    "message.cancelled": {"reason": "superseded"},
+}
+
+
 def sound() -> Evidence:
     """One OTP verified after a wrong guess and a resend, one locked, one superseded by another, one never answered."""
     operations = [
@@ -61,7 +67,7 @@ def sound() -> Evidence:
     ]  # fmt: skip
     messages = [
         MessageRow("a1", "A", "sent", "", "once", 1), MessageRow("a2", "A", "sent", "", "often", 2),
-        MessageRow("b1", "B", "failed", "unknown_outcome", "", 1),
+        MessageRow("b1", "B", "failed", "unknown_outcome", "once", 1),
         MessageRow("c1", "C", "cancelled", "superseded", "", 0), MessageRow("d1", "D", "sent", "", "once", 1),
     ]  # fmt: skip
     return Evidence(
@@ -75,7 +81,8 @@ def sound() -> Evidence:
             line("d1"),
         ],
         events=[
-            EventRow(f"evt_{n}", event, otp, msg, 1000 + n, tried) for n, (event, otp, msg, tried) in enumerate(rows)
+            EventRow(f"evt_{n}", event, otp, msg, 1000 + n, tried, **WHY.get(event, {}))
+            for n, (event, otp, msg, tried) in enumerate(rows)
         ],
         messages=messages,
         living_messages=list(messages),
@@ -101,7 +108,7 @@ def test_what_nobody_was_told_may_have_happened_or_not() -> None:
     done.living_otps[3] = OtpRow("D", "d1", "verified", 1, 0, 9000)
     done.events += [
         EventRow("evt_s", "otp.sent", "E", "e1", 1101),
-        EventRow("evt_e", "message.expired", "E", "e1", 1102),
+        EventRow("evt_e", "message.expired", "E", "e1", 1102, reason="code_expired"),
     ]
     done.messages.append(MessageRow("e1", "E", "expired", "code_expired", "", 0))
     assert faults(done) == []
@@ -214,22 +221,26 @@ def eleventh_code(evidence: Evidence) -> None:
         (otp(3, expires_at=1999), "D: its life is over"),
         (otp(3, status="expired"), "D: expired in Redis, no end in PostgreSQL"),
         (drop("message.sent", "D"), "d1: 0 ends"),
-        (add("message.failed", "D", "d1"), "d1: 2 ends"),
+        (add("message.cancelled", "D", "d1"), "d1: 2 ends"),
+        (add("message.sent", "D", "d1"), "d1: 2 ends"),
         (add("message.sent", "X", "x1"), "x1: nothing says how it came about"),
         (row(4, status="processing"), "d1: it is processing"),
         (row(4, status="expired"), "d1: it is expired, its end was message.sent"),
         (lost_row, "a2: 0 rows"),
         (lost_row, "a2: in Redis only"),
-        (more(living_messages=[MessageRow("a1", "A", "sent", "", "once", 2)]), "in Redis, MessageRow"),
+        (more(living_messages=[MessageRow("a1", "A", "sent", "", "often", 1)]), "in Redis, MessageRow"),
+        (more(living_messages=[MessageRow("a1", "A", "sent", "", "once", 0)]), "in Redis, MessageRow"),
+        (more(immortal=["otpsvc:{p00}:otp:x"]), "otpsvc:{p00}:otp:x never ends"),
         (more(unwritten=3), "3 events are unwritten"),
         (more(waiting=2), "2 messages still wait"),
         (ledger(line("d1")), "d1: 2 copies went out"),
         (ledger(line("a1", "unknown")), "a1: 2 copies went out"),
-        (ledger(line("a1", sender="often")), "a1: 2 copies went out"),
+        (ledger(line("a1", sender="often")), "a1: once and often have it, of once it is told nothing"),
         (no_longer_idempotent, "a2: 2 copies went out"),
         (ledger(line("y1")), "y1: handed to a sender, and not recorded"),
         (lost_ledger, "a1: recorded as sent, and no sender saw it"),
         (row(0, sender="often"), "a1: recorded as sent by often"),
+        (row(2, reason="unavailable"), "b1: it is failed unavailable, its end was message.failed unknown_outcome"),
         (row(2, reason="unavailable"), "b1: a sender took it, it is recorded as failed (unavailable)"),
         (ledger(line("c1")), "c1: a sender took it, it is recorded as cancelled"),
         (operation(told("A", "g9", is_right=True, valid=True)), "A: told right 2 times"),

@@ -10,10 +10,17 @@ import signal
 import pytest
 
 from tests.chaos.accounts import faults
-from tests.chaos.killpoints import DELIVERY_STEPS, DRAIN_STEPS, SERVE_STEPS, SWEEP_STEPS
+from tests.chaos.killpoints import (
+    DELIVERY_STEPS,
+    DRAIN_STEPS,
+    GATEWAY_STEPS,
+    RECEIPT_STEPS,
+    SERVE_STEPS,
+    SWEEP_STEPS,
+)
 from tests.chaos.rows import Reader
 from tests.chaos.stand import MakeStand, Stand
-from tests.chaos.storms import MIXED, account, storm, under
+from tests.chaos.storms import MIXED, MIXED_FLOWS, account, storm, under
 from tests.chaos.traffic import FLOWS
 
 # Most people whose message's worker dies have not used their code when the message comes back.
@@ -38,6 +45,20 @@ async def test_killed_at_every_named_step(
             await asyncio.sleep(1)
         assert statuses == [-signal.SIGKILL] * len(steps), [process.said for process in doomed]
         await account(stand, traffic)
+
+
+async def test_killed_at_every_step_with_a_gateway(make_stand: MakeStand) -> None:
+    """Whoever takes a receipt dies of it, and whoever calls a gateway, before and after each word to the store."""
+    async with make_stand(**MIXED) as stand:
+        steps = [("serve", step) for step in RECEIPT_STEPS] + [("worker", step) for step in GATEWAY_STEPS]
+        doomed = [stand.start(command, CHAOS_KILL=f"{step}:1") for command, step in steps]
+        await stand.started("serve", "worker")
+        async with stand.gateways(seed=4) as gateways:
+            async with under(stand.traffic(seed=4, flows=MIXED_FLOWS, patience_s=10), callers=8) as traffic:
+                statuses = [await process.ended() for process in doomed]
+            await stand.quiet()
+        assert statuses == [-signal.SIGKILL] * len(steps), [process.said for process in doomed]
+        await account(stand, traffic, gateways=[gateways])
 
 
 async def test_killed_while_it_sweeps(make_stand: MakeStand) -> None:
@@ -67,7 +88,7 @@ async def aged(stand: Stand, otp_ids: list[str]) -> None:
 
 async def test_killed_at_random(make_stand: MakeStand) -> None:
     async with make_stand(**MIXED) as stand:
-        await account(stand, await storm(stand, rounds=8, seed=random.SystemRandom().randrange(10**6), callers=8))
+        await storm(stand, rounds=7, seed=random.SystemRandom().randrange(10**6), callers=8)
 
 
 @pytest.mark.chaos
@@ -75,7 +96,7 @@ async def test_killed_at_random(make_stand: MakeStand) -> None:
 async def test_killed_at_random_for_long(make_stand: MakeStand, part: int) -> None:
     """Two hundred rounds, accounted for every 25."""
     async with make_stand(**MIXED, CHAOS_RECLAIM_S="") as stand:
-        await account(stand, await storm(stand, rounds=25, seed=part, callers=16))
+        await storm(stand, rounds=25, seed=part, callers=16)
 
 
 async def test_a_graceful_stop_leaves_nothing_uncertain(make_stand: MakeStand) -> None:

@@ -22,7 +22,8 @@ import httpx
 import redis
 import uvloop
 
-from otpsvc.app import House, create_app, open_delivery, open_house, run_background
+from otpsvc.app import House, create_app, open_house, run_background
+from otpsvc.app_delivery import open_delivery, open_outlets
 from otpsvc.serving import bind, run_server
 from otpsvc.settings import Settings, load
 from otpsvc.worker import run_worker
@@ -279,7 +280,8 @@ async def _serve(
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with open_house(settings) as house, open_delivery(house, is_dev=True) as delivery:
+    async with open_house(settings) as house, open_outlets(house.stores, is_dev=True, is_worker=True) as outlets:
+        delivery = open_delivery(house.stores, outlets)
         tester = await _caller(house, {"cooldown_s": 0})
         live = await house.clients.create_key(tester.client_id, mode="live")
         service = Service(
@@ -290,7 +292,7 @@ async def _serve(
             liver=Caller(tester.client_id, live.text),
             stranger=await _caller(house, {}),
         )
-        app = create_app(change(house), inbox=delivery.inbox if has_inbox else None)
+        app = create_app(change(house), outlets, has_inbox=has_inbox)
         with contextlib.closing(bind("127.0.0.1", 0)) as sock:
             service = dataclasses.replace(service, port=sock.getsockname()[1])
             async with asyncio.TaskGroup() as tasks:

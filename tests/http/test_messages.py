@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 
-from otpsvc.ids import new_message_id
+from otpsvc.http.v1.wire_messages import MessageAnswer
+from otpsvc.ids import new_message_id, parse_message_id
+from otpsvc.messages.model import ReceiptFact
 from tests.http.cable import Cable
 from tests.http.service import Service, error_of, new_number, running, settings_for
+from tests.otp.house import CLIENT, open_house
+from tests.redis.lived import book_of
 
 FIELDS = {
     "success", "message_id", "otp_id", "status", "to", "message", "priority", "channel", "parts", "sender", "reason",
-    "created_at", "queued_at", "sent_at", "delivered_at", "ended_at", "expires_at", "metadata",
+    "error", "created_at", "queued_at", "sent_at", "delivered_at", "ended_at", "expires_at", "metadata",
 }  # fmt: skip
 ZIMSENDS = {
     "success", "message_id", "status", "to", "message", "priority", "created_at", "queued_at", "sent_at",
@@ -110,6 +114,21 @@ def test_one_that_waits_and_one_that_was_cancelled(idle: Service) -> None:
     idle.history(sent["otp_id"], "otp.cancelled")
     idle.purge(sent["message_id"])
     assert idle.get(path).json() == ended
+
+
+async def test_one_that_was_sent_has_no_reason_for_not_being_sent(redis_url: str) -> None:
+    """Its receipt says that it failed, and the next sender is looked for: the history tells of `sent` alone."""
+    async with open_house(redis_url) as house:
+        sent = await house.send()
+        (claimed,) = await house.claim()
+        assert await house.queue.begin(claimed.message_id, claimed.token, sender="a")
+        await house.queue.record_sent(claimed.message_id, claimed.token, sender="a", provider_id="g-1", receipt_in_s=20)
+        failed = ReceiptFact(status="failed", kind="undeliverable")
+        assert await book_of(house).apply(claimed.message_id, "a", failed) == "applied"
+        view = await house.records.find(CLIENT, "test", parse_message_id(sent.message_id))
+        assert view is not None
+        answer = MessageAnswer.of(view)
+        assert (answer.status, answer.reason, answer.error) == ("sent", None, None)
 
 
 @pytest.mark.parametrize("how", ["cut", "hang"])

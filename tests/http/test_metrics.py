@@ -155,10 +155,13 @@ async def test_the_route_gives_what_is_counted(tmp_path: Path) -> None:
     async def owed() -> int:
         return 3
 
+    async def gates() -> dict[str, tuple[int, int]]:
+        return {"acme": (2, 3)}
+
     metrics = open_metrics(tmp_path, installation="otpsvc")
     try:
         metrics.called("send", "accepted", 0.1)
-        scrape = Scrape(metrics, Probes(queues, events, owed, {"redis": nothing}))
+        scrape = Scrape(metrics, Probes(queues, events, owed, {"redis": nothing}, gates))
         async with client_of(metrics_router(scrape)) as client:
             plain = await client.get("/metrics")
             assert plain.status_code == 200

@@ -3,7 +3,7 @@
 import itertools
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -235,12 +235,8 @@ class Flows:
             self.speaks_zimsend, self.has_a_short_code, self.is_forgotten, self.is_clumsy, self.meets_every_habit,
         ]  # fmt: skip
 
-    def run(self, rounds: int, *, callers: int = 4) -> None:
-        """Live through all flows so many times, some at once."""
+    def run(self, rounds: int, *, callers: int = 4, more: Sequence[Callable[[], None]] = ()) -> None:
+        """Live through all flows so many times, and through `more`, some at once."""
         with ThreadPoolExecutor(callers) as pool:
-            for _ in pool.map(lambda flow: flow(), self._chosen(rounds)):
+            for _ in pool.map(lambda flow: flow(), [*self.all(), *more] * rounds):
                 pass
-
-    def _chosen(self, rounds: int) -> Iterator[Callable[[], None]]:
-        for _ in range(rounds):
-            yield from self.all()

@@ -20,6 +20,7 @@ import redis
 from tests.conftest import run_sql
 from tests.leaks.careless_sender import HABITS
 from tests.leaks.flows import Flows
+from tests.leaks.gateways import SECRETS
 from tests.leaks.needles import Needles
 from tests.leaks.places import Hit, Place, hunt, places_of
 from tests.leaks.stack import MASTER, Stack, code_in, running_stack
@@ -52,15 +53,36 @@ class Scene:
 
     def secrets_of(self, *flows: Flows) -> Needles:
         """All that was ever secret in these flows; what the sender was given is what there was to know."""
-        entries = self.stack.entries()
+        entries, gateways = self.stack.entries(), self.stack.gateways
+        texts = [*(entry["text"] for entry in entries), *(held.text for held in gateways.held())]
+        theirs = {code for _, code in gateways.sessions()}
         return Needles(
-            codes={code_in(entry["text"]) for entry in entries}.union(*(each.guesses for each in flows)),
+            codes={*map(code_in, texts), *theirs}.union(*(each.guesses for each in flows)),
             numbers={entry["to"] for entry in entries}.union(*(each.numbers for each in flows)),
-            words=[*self.stack.keys, *(key[21:] for key in self.stack.keys), MASTER, bytes.fromhex(MASTER)],
+            words=[*SECRETS, *self.stack.keys, *(key[21:] for key in self.stack.keys), MASTER, bytes.fromhex(MASTER)],
         )
 
     def hunt(self, needles: Needles) -> list[Hit]:
         return hunt(self.places, needles)
+
+    def gateway_keys(self) -> set[str]:
+        """Which kinds of keys there are about gateways."""
+        return {
+            name.decode().partition("}:")[2].partition(":")[0] for name in self.raw.scan_iter("*{g:*", count=10_000)
+        }
+
+    def tried(self) -> set[str]:
+        """Which ends of a step on a message's way are in the history."""
+
+        async def read() -> list[asyncpg.Record]:
+            connection = await asyncpg.connect(self.stack.stores.database_url)
+            try:
+                query = "SELECT DISTINCT data->>'outcome' AS outcome FROM events WHERE name = 'message.tried'"
+                return list(await connection.fetch(query))
+            finally:
+                await connection.close()
+
+        return {row["outcome"] for row in asyncio.run(read())}
 
     def remains_of(self, otp_ids: list[str]) -> list[str]:
         """Say what is left of these OTPs that tells something about a person; every one must be in the history."""

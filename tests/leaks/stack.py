@@ -24,6 +24,7 @@ from otpsvc.clients.model import Mode
 from otpsvc.embedded import RunningStores, start_stores
 from otpsvc.settings import load
 from tests.conftest import run_sql
+from tests.leaks.gateways import Gateways, running_gateways
 from tests.programs import PATIENCE_S, Program, environment, free_port, wait_until
 
 MASTER = "6e1d" * 16
@@ -61,8 +62,8 @@ class Answer(NamedTuple):
 class Stack:
     """Stores, servers, worker and the ledger of the careless sender."""
 
-    def __init__(self, home: Path, private: Path, stores: RunningStores) -> None:
-        self.home, self.private, self.stores = home, private, stores
+    def __init__(self, home: Path, private: Path, stores: RunningStores, gateways: Gateways) -> None:
+        self.home, self.private, self.stores, self.gateways = home, private, stores, gateways
         self.answers: list[Answer] = []
         self.keys: list[str] = []
         self._programs: dict[str, Program] = {}
@@ -74,9 +75,11 @@ class Stack:
         (private / "masters").touch(mode=0o600)
         (private / "masters").write_text(f"one:{MASTER}")
         self.ledger = private / "ledger.jsonl"
+        self._write_settings()
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.variables = {
+            "OTPSVC_CONFIG": str(private / "otpsvc.toml"),
             "OTPSVC_REDIS_URL": stores.redis_url,
             "OTPSVC_DATABASE_URL": stores.database_url,
             "OTPSVC_KEYS_MASTERS_FILE": str(private / "masters"),
@@ -86,20 +89,20 @@ class Stack:
             "PYTHONPATH": str(_install(private)),
             "PYTHONFAULTHANDLER": "1",
         }
-        self.worker_variables = {
-            "OTPSVC_DELIVERY_SENDERS": "first,second",
-            "OTPSVC_DELIVERY_LEASE_S": "5",
-            "OTPSVC_DELIVERY_STEP_TIMEOUT_S": "1",
-            "OTPSVC_SENDERS_FIRST_TYPE": "careless",
-            "OTPSVC_SENDERS_FIRST_LEDGER": str(self.ledger),
-            "OTPSVC_SENDERS_SECOND_TYPE": "careless",
-            "OTPSVC_SENDERS_SECOND_LEDGER": str(self.ledger),
-        }
+
+    def _write_settings(self) -> None:
+        careless = f'type = "careless"\nledger = {json.dumps(str(self.ledger))}\n'
+        path = self.private / "otpsvc.toml"
+        path.touch(mode=0o600)
+        path.write_text(
+            "[delivery]\nlease_s = 5\nstep_timeout_s = 1\n"
+            f"[senders.first]\nbreaker_failures = 1000\n{careless}[senders.second]\nbreaker_failures = 1000\n{careless}"
+            + self.gateways.tables()
+        )
 
     def start(self, name: str) -> Program:
         """Start `serve` or `worker`, and wait until it is at work."""
-        more = self.worker_variables if name == "worker" else {}
-        program = Program(name, directory=self._folder(name), variables={**self.variables, **more})
+        program = Program(name, directory=self._folder(name), variables=self.variables)
         self._programs[name] = program
         program.wait_to_say("otpsvc worker delivers" if name == "worker" else "otpsvc serves on")
         return program
@@ -218,8 +221,8 @@ def running_stack(directory: Path) -> Iterator[Stack]:
     private.mkdir()
     (home / "metrics").mkdir()
     before = resource.getrlimit(resource.RLIMIT_CORE)
-    with start_stores(home / ".otpsvc") as stores:
-        stack = Stack(home, private, stores)
+    with start_stores(home / ".otpsvc") as stores, running_gateways() as gateways:
+        stack = Stack(home, private, stores, gateways)
         try:
             migrated = stack.command("migrate")
             assert migrated.returncode == 0, migrated.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.leaks.flows import Flows
+from tests.leaks.gateway_flows import GatewayFlows
 from tests.leaks.needles import Needles
 from tests.leaks.places import Hit
 from tests.leaks.scene import Scene, watched_stack
@@ -31,7 +32,9 @@ def told(hits: Iterable[Hit]) -> str:
 def live_through(scene: Scene, *, rounds: int) -> Flows:
     """Let everything happen."""
     flows = Flows(scene.stack)
-    flows.run(rounds)
+    flows.run(rounds, more=GatewayFlows(flows).all())
+    # From here on the service talks as it does in production; until now it said all that it can say.
+    scene.stack.variables["OTPSVC_LOG_LEVEL"] = "info"
     scene.lose_worker(flows)
     scene.break_a_script(flows)
     scene.fill_memory(flows)
@@ -57,6 +60,8 @@ def test_no_code_and_no_number_is_anywhere(scene: Scene) -> None:
     hits = scene.hunt(scene.secrets_of(flows))
     assert not hits, told(hits)
     assert scene.remains_of(flows.forgotten) == []
+    assert scene.gateway_keys() >= {"gate", "calls", "sent", "parked"}
+    assert scene.tried() >= {"silent", "unsupported", "gateway_error"}
     assert len(scene.stack.entries()) > 100
     assert len(scene.stack.answers) > 400
     assert not [name for name in ("serve", "worker") if scene.stack.may_dump_core(name)]

@@ -70,6 +70,7 @@ def test_it_holds_the_package_the_sql_the_scripts_and_the_licence(wheel: Path) -
         parser.read_string(archive.read(entry_points).decode())
     package = {f"otpsvc/{path}" for path in sources(ROOT / "otpsvc", "*.py")}
     scripts = {f"otpsvc/{path}" for path in sources(ROOT / "otpsvc", "*.lua")}
+    scripts |= {f"otpsvc/{path}" for kind in ("*.csv", "*.txt") for path in sources(ROOT / "otpsvc", kind)}
     sql = {f"otpsvc/_sql/{path}" for path in sources(ROOT / "sql", "*.sql")}
     assert package | scripts | sql | {"otpsvc/py.typed"} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

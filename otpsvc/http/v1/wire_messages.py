@@ -4,11 +4,40 @@ from typing import Any
 
 import msgspec
 
+from otpsvc.errors import CATALOGUE
 from otpsvc.http.v1.times import Time, utc, utc_or_none
 from otpsvc.messages.model import MessageStatus, MessageView
+from otpsvc.senders.contract import ERROR_OF
 
 # ZimSend sends codes at its highest priority. All our messages are codes.
 PRIORITY = 1
+
+_GONE_OUT = (MessageStatus.SENT, MessageStatus.DELIVERED)
+
+# Why a message failed where no sender refused it.
+_OWN_REASONS = {
+    "no_sender": "GATEWAY_UNAVAILABLE",
+    "no_time_left": "SMS_SEND_TIMEOUT",
+    "retry_later": "GATEWAY_UNAVAILABLE",
+    "unknown_outcome": "SMS_SEND_TIMEOUT",
+    "unreadable": "INTERNAL_ERROR",
+}
+_ERROR_OF_REASON = {**_OWN_REASONS, **{kind.value: code for kind, code in ERROR_OF.items()}}
+
+
+class MessageError(msgspec.Struct):
+    """Why a message failed, in the words of the catalogue of errors; `message` is English."""
+
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, view: MessageView) -> "MessageError | None":
+        """Give the error of a message that failed, None for any other."""
+        if view.status != MessageStatus.FAILED:
+            return None
+        code = _ERROR_OF_REASON.get(view.reason or "", "GATEWAY_ERROR")
+        return cls(code, CATALOGUE[code].message["en"])
 
 
 class MessageAnswer(msgspec.Struct, kw_only=True):
@@ -28,6 +57,7 @@ class MessageAnswer(msgspec.Struct, kw_only=True):
     parts: int | None
     sender: str | None
     reason: str | None
+    error: MessageError | None
     created_at: Time
     queued_at: Time
     sent_at: Time | None
@@ -49,7 +79,9 @@ class MessageAnswer(msgspec.Struct, kw_only=True):
             channel=view.channel,
             parts=view.parts,
             sender=view.sender,
-            reason=view.reason,
+            # While the next sender is looked for, a living record also says why the last one failed.
+            reason=view.reason if view.status not in _GONE_OUT else None,
+            error=MessageError.of(view),
             created_at=created_at,
             # The step that accepts a message queues it.
             queued_at=created_at,
