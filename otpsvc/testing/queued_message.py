@@ -225,7 +225,7 @@ class QueuedMessage:
         for name, outcome in ((one.sender, one.outcome) for one in tried):
             is_silent = outcome == "silent"
             is_duplicate = is_silent and may_duplicate
-            is_told = is_silent and name in silent and not (is_duplicate and name not in self._duplicated)
+            is_told = is_silent and (name in self._duplicated or (name in silent and not is_duplicate))
             is_news = outcome not in _MAY_BE_ASKED_AGAIN or self.claimed.tries <= _TOLD_TRIES
             if is_news and not is_told:
                 self.tried.append((name, outcome, is_duplicate))

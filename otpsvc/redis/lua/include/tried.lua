@@ -21,7 +21,7 @@ local function take_tried(message, words, may_duplicate)
   for sender, outcome in string.gmatch(words, '(%S+) (%S+)') do
     local is_silent, may_be_asked_again = outcome == 'silent', MAY_BE_ASKED_AGAIN[outcome]
     local is_duplicate = is_silent and may_duplicate
-    local is_told = is_silent and message.was[sender] == 'silent' and not (is_duplicate and not message.dup[sender])
+    local is_told = is_silent and (message.dup[sender] or (message.was[sender] == 'silent' and not is_duplicate))
     if not is_told and (not may_be_asked_again or tonumber(message.tries) <= TOLD_TRIES) then
       news[#news + 1] = {sender = sender, outcome = outcome, is_duplicate = is_duplicate}
     end
