@@ -54,7 +54,8 @@ class Reader:
     async def quiet(self, timeout_s: float) -> None:
         """Wait until nothing is left to do, or the time is up: the accounting then says what was left."""
         give_up_at = time.monotonic() + timeout_s
-        while await self.unwritten() or await self.waiting() or await self.overdue():
+        # In the order in which work moves on: what a sweep ends between two looks must be met by the later one.
+        while await self.overdue() or await self.waiting() or await self.unwritten():
             if time.monotonic() > give_up_at:
                 return
             await asyncio.sleep(_POLL_S)
