@@ -6,7 +6,7 @@ With PostgreSQL gone nobody may be told anything but the truth: `send` goes on u
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import asyncpg
 import pytest
@@ -114,29 +114,28 @@ async def test_gone_until_the_bound(make_stand: MakeStand, pair: Pair) -> None:
     async with make_stand(OTPSVC_LIMITS_EVENT_LIMIT=str(EVENT_LIMIT)) as stand:
         await stand.started("serve", "worker")
         traffic = stand.traffic(seed=3, patience_s=0)
-        line = traffic.line()
-        assert (await traffic.send(line)).was_accepted  # the key is known from here on
-        await asyncio.to_thread(pair.postgres.stop)
-        try:
-            sends = [await traffic.send(line)]
-            while sends[-1].was_accepted:
-                sends.append(await traffic.send(line))
-            # Each accepted one is an event and an end that is owed, a delivery that is owed or told, and what a worker
-            # that cannot keep up says of it.
-            assert await owed(stand) >= EVENT_LIMIT
-            assert 0 < len(sends) <= EVENT_LIMIT // 3 + 2
-            assert sends[-1].told[-1].code == "SERVICE_UNAVAILABLE"
-            await delivered(stand)
-            guesses = await guessed_until_refused(traffic, sends)
-            # A locked OTP took three guesses, wrote four events and owes none.
-            assert await owed(stand) >= EVENT_LIMIT * 5 // 4
-            assert 0 < len(guesses) <= EVENT_LIMIT // 4 + 5
-            assert not (await traffic.send(line)).was_accepted
-        finally:
-            await asyncio.to_thread(pair.postgres.start)
-        traffic.patience_s = 20
-        assert (await traffic.send(line)).was_accepted
-        line.close()
+        with closing(traffic.line()) as line:
+            assert (await traffic.send(line)).was_accepted  # the key is known from here on
+            await asyncio.to_thread(pair.postgres.stop)
+            try:
+                sends = [await traffic.send(line)]
+                while sends[-1].was_accepted:
+                    sends.append(await traffic.send(line))
+                # Each accepted one is an event and an end that is owed, a delivery that is owed or told, and what a
+                # worker that cannot keep up says of it.
+                assert await owed(stand) >= EVENT_LIMIT
+                assert 0 < len(sends) <= EVENT_LIMIT // 3 + 2
+                assert sends[-1].told[-1].code == "SERVICE_UNAVAILABLE"
+                await delivered(stand)
+                guesses = await guessed_until_refused(traffic, sends)
+                # A locked OTP took three guesses, wrote four events and owes none.
+                assert await owed(stand) >= EVENT_LIMIT * 5 // 4
+                assert 0 < len(guesses) <= EVENT_LIMIT // 4 + 5
+                assert not (await traffic.send(line)).was_accepted
+            finally:
+                await asyncio.to_thread(pair.postgres.start)
+            traffic.patience_s = 20
+            assert (await traffic.send(line)).was_accepted
         await account(stand, traffic)
 
 
