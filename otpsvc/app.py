@@ -12,10 +12,12 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
 from otpsvc.app_delivery import GATE_STATES, Outlets, Stores
+from otpsvc.app_devices import Phones, open_phones
+from otpsvc.app_stores import keyring_of, open_database_of, open_redis, refuse_old_database, settled_keyring
 from otpsvc.clients.auth import Authenticator
 from otpsvc.clients.service import ClientService
 from otpsvc.clock import SystemClock
-from otpsvc.crypto import Keyring, KeyringError
+from otpsvc.crypto import Keyring
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.events.drain import run_drain, run_housekeeping
 from otpsvc.events.lookup import OtpLookup
@@ -23,9 +25,12 @@ from otpsvc.http.bodies import BodyReader
 from otpsvc.http.edge import Edge
 from otpsvc.http.health import Probe, events_probe, health_router
 from otpsvc.http.metrics import metrics_router
+from otpsvc.http.mobile.router import MAX_BODY_BYTES as MOBILE_BODY_BYTES
+from otpsvc.http.mobile.router import mobile_router
 from otpsvc.http.openapi import openapi_config
 from otpsvc.http.problems import ErrorAnswers
 from otpsvc.http.receipts import receipts_router
+from otpsvc.http.v1.devices import devices_router
 from otpsvc.http.v1.messages import messages_router
 from otpsvc.http.v1.numbers import numbers_router
 from otpsvc.http.v1.otp import otp_router
@@ -37,26 +42,22 @@ from otpsvc.otp.codes import PROFILES, CodeHasher
 from otpsvc.otp.erasure import NumberEraser
 from otpsvc.otp.service import OtpService
 from otpsvc.otp.sweep import run_sweep
+from otpsvc.pages.developer import Developer, developer_routers
 from otpsvc.pages.docs import ApiPage, docs_router
-from otpsvc.pages.inbox import inbox_router
 from otpsvc.postgres.clients import PostgresClients
 from otpsvc.postgres.events import PostgresEventLog
 from otpsvc.postgres.installation import check_installation, ping
 from otpsvc.postgres.listen import KeyNews
 from otpsvc.postgres.masters import PostgresMasters
 from otpsvc.postgres.messages import PostgresMessageRecords
-from otpsvc.postgres.migrate import pending
 from otpsvc.postgres.numbers import PostgresNumberRecords
-from otpsvc.postgres.pool import Database, open_database
+from otpsvc.postgres.pool import Database
 from otpsvc.redis.client import RedisClient
-from otpsvc.redis.durability import Durability
 from otpsvc.redis.events import RedisEventStream
 from otpsvc.redis.keys import Keys
 from otpsvc.redis.messages import RedisMessageQueue, RedisMessageRecords
 from otpsvc.redis.otp import RedisOtpStore
-from otpsvc.settings import RedisSettings, Settings
-
-DURABLE_TIMEOUT_S = 5.0  # files are written once a second, and replicas tell once a second
+from otpsvc.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class House:
     metrics: Metrics
     past_messages: PostgresMessageRecords
     checks: GatewayChecks
+    phones: Phones
 
     @property
     def stores(self) -> Stores:
@@ -95,52 +97,14 @@ class House:
             self.past_messages,
             self.metrics,
             self.checks,
+            self.phones,
         )
-
-
-@contextlib.asynccontextmanager
-async def open_database_of(settings: Settings) -> AsyncIterator[Database]:
-    """Open PostgreSQL alone, for the commands that need nothing else; raises ConfigurationError."""
-    database = await open_database(
-        settings.database.url.reveal(),
-        min_connections=settings.database.min_connections,
-        max_connections=settings.database.max_connections,
-        timeout_s=settings.database.timeout_s,
-    )
-    try:
-        yield database
-    finally:
-        await database.close()
-
-
-async def refuse_old_database(database: Database) -> None:
-    """Raise ConfigurationError if the database lacks a migration."""
-    waiting = await pending(database)
-    if waiting:
-        raise ConfigurationError(f"the database lacks {', '.join(waiting)}: run `otpsvc migrate`")
 
 
 async def client_service(settings: Settings, database: Database) -> ClientService:
     """Make the service behind `otpsvc client` and `otpsvc key`; raises ConfigurationError for a bad keyring."""
     keyring = await settled_keyring(settings, database)
     return ClientService(PostgresClients(database), keyring, settings.otp, SystemClock())
-
-
-async def settled_keyring(settings: Settings, database: Database) -> Keyring:
-    """Make the keyring with the index master that the installation began with, wherever a rotation has put it.
-
-    Raises ConfigurationError.
-    """
-    is_index_named = settings.keys.index_master is not None
-    return await PostgresMasters(database).settle(keyring_of(settings), is_index_named=is_index_named)
-
-
-def keyring_of(settings: Settings) -> Keyring:
-    """Make the keyring; raises ConfigurationError."""
-    try:
-        return Keyring.from_masters(settings.keys.masters, index_master=settings.keys.index_master)
-    except KeyringError as error:
-        raise ConfigurationError(f"keys.masters: {error}") from None
 
 
 @contextlib.asynccontextmanager
@@ -166,7 +130,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         partitions = settings.redis.partitions
         await check_installation(database, partitions=partitions, index_key_id=keyring.index_key_id)
         keys = Keys(settings.redis.prefix, partitions)
-        redis = await _open_redis(settings.redis, keys.barrier, stack)
+        redis = await open_redis(settings.redis, keys.barrier, stack)
         metrics = _open_metrics(settings, keyring.index_key_id)
         stack.callback(metrics.close)
         hasher = CodeHasher(keyring, settings.keys.hash_profile, settings.keys.accepted_hash_profiles)
@@ -177,6 +141,9 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         is_fenced, is_durable = settings.redis.is_fenced, settings.redis.durable_send
         lives = RedisOtpStore(redis, keys, is_fenced=is_fenced, is_durable=is_durable)
         checks = GatewayChecks()
+        phones = await stack.enter_async_context(
+            open_phones(settings, keyring=keyring, redis=redis, keys=keys, database=database, clock=clock)
+        )
         otp = OtpService(
             store=lives,
             keyring=keyring,
@@ -185,6 +152,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             limits=settings.limits,
             partitions=partitions,
             checker=checks,
+            reach=phones.reach,
         )
         clients = ClientService(store, keyring, settings.otp, clock)
 
@@ -220,24 +188,8 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             metrics=metrics,
             past_messages=past_messages,
             checks=checks,
+            phones=phones,
         )
-
-
-async def _open_redis(settings: RedisSettings, barrier_key: str, stack: contextlib.AsyncExitStack) -> RedisClient:
-    durable = Durability(settings.durable_replicas, DURABLE_TIMEOUT_S) if settings.durable_send else None
-    redis = RedisClient(
-        settings.url.reveal(),
-        timeout_s=settings.timeout_s,
-        max_connections=settings.max_connections,
-        durable=durable,
-        barrier_key=barrier_key,
-    )
-    stack.push_async_callback(redis.close)
-    try:
-        await redis.check_server(needs_append_only=settings.persistence == "append_only", is_fenced=settings.is_fenced)
-    except ApiError:
-        raise ConfigurationError("redis.url: the server does not answer") from None
-    return redis
 
 
 def _open_metrics(settings: Settings, index_key_id: str) -> Metrics:
@@ -256,8 +208,18 @@ async def run_background(house: House, stop: asyncio.Event) -> None:
         tasks.create_task(run_housekeeping(house.history, stop=stop, clock=house.clock))
 
 
-def create_app(house: House, outlets: Outlets, *, has_inbox: bool = False) -> ASGIApp:
-    """Make the ASGI application over an open house and its outlets, with the developer's inbox if that is wanted."""
+def create_app(
+    house: House,
+    outlets: Outlets,
+    *,
+    closing: asyncio.Event,
+    has_inbox: bool = False,
+    developer: Developer | None = None,
+) -> ASGIApp:
+    """Make the ASGI application over an open house and its outlets, with the pages for developers that are wanted.
+
+    What streams ends when `closing` is set: it would hold up the end of the server.
+    """
     http = house.settings.http
     bodies = BodyReader(max_bytes=http.max_body_bytes, timeout_s=http.body_timeout_s)
     errors = ErrorAnswers(http.public_url)
@@ -274,11 +236,33 @@ def create_app(house: House, outlets: Outlets, *, has_inbox: bool = False) -> AS
         return {name: (GATE_STATES.index(gate.state), gate.calls) for name, gate in states.items()}
 
     stores: dict[str, Probe] = {"redis": house.redis.ping, "postgresql": ping_database}
+    phones = house.phones
     stream, event_limit = house.stream, house.settings.limits.event_limit
+    inbox = outlets.inbox.list if has_inbox and outlets.inbox is not None else None
+    probes = Probes(queues, stream.backlog, stream.fullest, stores, gates, phones.presence.n_online)
     routers: list[Router] = [
         otp_router(house.otp, house.lookup, house.authenticator, bodies, house.metrics),
         messages_router(house.messages, house.authenticator, house.metrics),
         numbers_router(house.eraser, house.authenticator, bodies, house.metrics),
+        devices_router(
+            phones.service,
+            phones.pairing,
+            house.authenticator,
+            bodies,
+            public_url=http.public_url,
+            metrics=house.metrics,
+        ),
+        mobile_router(
+            phones.pairing,
+            phones.access,
+            outlets.phone_inbox,
+            phones.presence,
+            phones.calls,
+            settings=house.settings.devices,
+            closing=closing,
+            bodies=BodyReader(max_bytes=MOBILE_BODY_BYTES, timeout_s=http.body_timeout_s),
+            metrics=house.metrics,
+        ),
         health_router(
             needed={"redis": house.redis.ping},
             helpful={
@@ -293,10 +277,9 @@ def create_app(house: House, outlets: Outlets, *, has_inbox: bool = False) -> AS
             body_timeout_s=http.body_timeout_s,
             metrics=house.metrics,
         ),
-        metrics_router(Scrape(house.metrics, Probes(queues, stream.backlog, stream.fullest, stores, gates))),
+        metrics_router(Scrape(house.metrics, probes)),
+        *developer_routers(developer, inbox, otp=house.otp, bodies=bodies, closing=closing),
     ]
-    if has_inbox and outlets.inbox is not None:
-        routers.append(inbox_router(outlets.inbox.list))
     app = Litestar(
         route_handlers=routers,
         openapi_config=openapi_config(ApiPage(), docs_router()),

@@ -10,10 +10,18 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from otpsvc.app_devices import Phones
 from otpsvc.clock import Clock
 from otpsvc.crypto import Keyring
+from otpsvc.devices.inbox import DeviceInbox
+from otpsvc.devices.minder import run_minder
+from otpsvc.devices.pool import Pool
+from otpsvc.devices.reach import Ways
 from otpsvc.messages.breaker import LocalGates, fair_share
 from otpsvc.messages.dispatcher import Dispatcher, check_lease
+from otpsvc.messages.policy import SenderLimits
 from otpsvc.messages.polling import run_polling
 from otpsvc.messages.receipts import ReceiptService
 from otpsvc.messages.router import Router
@@ -26,13 +34,16 @@ from otpsvc.redis.keys import Keys
 from otpsvc.redis.messages import RedisMessageQueue
 from otpsvc.redis.receipt_index import RedisReceiptIndex
 from otpsvc.redis.receipts import RedisReceiptBook
-from otpsvc.senders.contract import Capabilities, Sender, SenderContext
+from otpsvc.senders.contract import RULES, Capabilities, Sender, SenderContext
 from otpsvc.senders.inbox import InboxSender
+from otpsvc.senders.phone_answers import phone_failure
 from otpsvc.senders.registry import load_senders, opened
 from otpsvc.settings import SenderTable, Settings
 from otpsvc.worker import run_worker
 
 _log = logging.getLogger(__name__)
+
+_NO_BOUND = 1_000_000
 
 GATE_STATES = ("closed", "half_open", "open")
 
@@ -49,6 +60,7 @@ class Stores:
     past: PostgresMessageRecords
     metrics: Metrics
     checks: GatewayChecks
+    phones: Phones
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,9 @@ class Outlets:
     gates: RedisGates
     book: RedisReceiptBook
     receipts: ReceiptService
+    pool: Pool
+    phone_inbox: DeviceInbox
+    router: Router
     inbox: InboxSender | None
 
 
@@ -73,6 +88,7 @@ class Delivery:
     queues: tuple[RedisMessageQueue, ...]
     dispatcher: Dispatcher
     outlets: Outlets
+    phones: Phones
 
 
 @contextlib.asynccontextmanager
@@ -88,21 +104,43 @@ async def open_outlets(
     book = RedisReceiptBook(stores.redis, stores.keys, index, event_limit=settings.limits.event_limit)
     senders: dict[str, Sender[Any]] = {}
     receipts = ReceiptService(book=book, past=stores.past, senders=senders, observer=stores.metrics)
+    pool = Pool(
+        offers=stores.phones.offers,
+        receipts=receipts.take,
+        keyring=stores.keyring,
+        observer=stores.metrics,
+    )
+    phone_inbox = DeviceInbox(
+        offers=stores.phones.offers,
+        pool=pool,
+        keyring=stores.keyring,
+        failure_of=_failure_words,
+        observer=stores.metrics,
+    )
     context = SenderContext(
         is_dev=is_dev,
         clock=stores.clock,
         public_url=settings.http.public_url,
+        phones=pool,
         take_receipts=receipts.take if is_worker else None,
     )
     tables = _tables(settings)
     tables |= {name: SenderTable(name, kind, {}) for name, kind in (mirrors or {}).items()}
     senders |= load_senders(tables, context)
-    gates = RedisGates(stores.redis, stores.keys, {name: table.limits for name, table in tables.items()})
+    limits = {name: _limits_of(senders[name], table.limits) for name, table in tables.items()}
+    gates = RedisGates(stores.redis, stores.keys, limits)
     inbox = next((sender for sender in senders.values() if isinstance(sender, InboxSender)), None)
     copies = tuple(senders[name] for name in mirrors or {})
-    async with opened(one for one in senders.values() if is_worker or one.capabilities.owns_code):
-        stores.checks.use(senders)
-        yield Outlets(senders, copies, gates, book, receipts, inbox)
+    mirrored = set(mirrors or {})
+    routed = {name: sender for name, sender in senders.items() if name not in mirrored}
+    router = Router(settings.routes, settings.delivery.senders, routed)
+    stores.phones.reach.use(lambda client_id, channel, to: Ways(*router.ways(client_id, channel, to)))
+    try:
+        async with opened(one for one in senders.values() if is_worker or one.capabilities.owns_code):
+            stores.checks.use(senders)
+            yield Outlets(senders, copies, gates, book, receipts, pool, phone_inbox, router, inbox)
+    finally:
+        phone_inbox.close()
 
 
 def open_delivery(stores: Stores, outlets: Outlets) -> Delivery:
@@ -112,11 +150,12 @@ def open_delivery(stores: Stores, outlets: Outlets) -> Delivery:
     _warn_of_patience(outlets.senders, delivery.step_timeout_s)
     mirrored = {mirror.name for mirror in outlets.mirrors}
     routed = {name: sender for name, sender in outlets.senders.items() if name not in mirrored}
+    pools = [name for name, sender in routed.items() if sender.capabilities.is_pool]
     dispatcher = Dispatcher(
         keyring=stores.keyring,
-        router=Router(settings.routes, delivery.senders, routed),
+        router=outlets.router,
         senders=routed,
-        gates=LocalGates(outlets.gates, fair_share(delivery.concurrency, len(routed))),
+        gates=LocalGates(outlets.gates, fair_share(delivery.concurrency, len(routed)), unbounded=pools),
         book=outlets.book,
         take_receipts=outlets.receipts.take,
         mirrors=outlets.mirrors,
@@ -135,11 +174,11 @@ def open_delivery(stores: Stores, outlets: Outlets) -> Delivery:
         )
         for partition in stores.keys.partitions
     )
-    return Delivery(queues, dispatcher, outlets)
+    return Delivery(queues, dispatcher, outlets, stores.phones)
 
 
 async def run_delivery(delivery: Delivery, settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
-    """Deliver messages until `stop`, and ask gateways about those that they took and say nothing about."""
+    """Deliver messages until `stop`; ask gateways about those that they took and say nothing about; mind the phones."""
     outlets = delivery.outlets
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(
@@ -153,6 +192,8 @@ async def run_delivery(delivery: Delivery, settings: Settings, stop: asyncio.Eve
             )
         )
         tasks.create_task(run_polling(outlets.book, outlets.receipts, outlets.senders, stop, clock))
+        phones = delivery.phones
+        tasks.create_task(run_minder(outlets.pool, phones.offers, phones.presence, stop=stop, clock=clock))
 
 
 def check_senders(settings: Settings, clock: Clock) -> None:
@@ -162,6 +203,17 @@ def check_senders(settings: Settings, clock: Clock) -> None:
     delivery = settings.delivery
     router = Router(settings.routes, delivery.senders, senders)
     check_lease(router, lease_s=delivery.lease_s, step_timeout_s=delivery.step_timeout_s)
+
+
+def _limits_of(sender: Sender[Any], limits: SenderLimits) -> SenderLimits:
+    """Bound no calls of a pool: each is one of our own store, and phones have their budgets."""
+    return msgspec.structs.replace(limits, concurrency=_NO_BOUND) if sender.capabilities.is_pool else limits
+
+
+def _failure_words(text: str) -> tuple[str, bool, str]:
+    """Say what a phone's words about a failure mean: the kind, whether another may try, a short word of ours."""
+    kind, word = phone_failure(text)
+    return kind.value, RULES[kind].next_may_try, word
 
 
 def _warn_of_patience(senders: Mapping[str, Sender[Any]], step_timeout_s: float) -> None:

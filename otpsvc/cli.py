@@ -9,12 +9,15 @@ from pathlib import Path
 import rich_click as click
 
 from otpsvc import __version__, logs, phone
-from otpsvc.app import create_app, open_database_of, open_house, run_background, settle_memory
+from otpsvc.app import create_app, open_house, run_background, settle_memory
 from otpsvc.app_delivery import check_senders, open_delivery, open_outlets, run_delivery
+from otpsvc.app_stores import open_database_of
 from otpsvc.cli_clients import client, key
+from otpsvc.cli_devices import device
 from otpsvc.cli_events import events
 from otpsvc.cli_keys import keys
 from otpsvc.cli_numbers import forget
+from otpsvc.cli_phones import simulate, termux
 from otpsvc.cli_run import HELP_OPTIONS, config_option, keep_memory_private, run
 from otpsvc.cli_senders import senders
 from otpsvc.clock import SystemClock
@@ -103,7 +106,7 @@ async def _serve(settings: Settings) -> None:
             open_outlets(house.stores, is_dev=False, is_worker=False) as outlets,
             asyncio.TaskGroup() as tasks,
         ):
-            app = create_app(house, outlets)
+            app = create_app(house, outlets, closing=stop)
             phone.prepare()
             settle_memory()
             listen(sock)
@@ -112,7 +115,8 @@ async def _serve(settings: Settings) -> None:
             click.echo(f"otpsvc serves on {settings.http.host}:{settings.http.port}", err=True)
             tasks.create_task(watch_parent(stop))
             tasks.create_task(house.key_news.run(stop))
-            tasks.create_task(run_server(app, sock, stop))
+            tasks.create_task(house.phones.calls.run(stop))
+            tasks.create_task(run_server(app, sock, stop, trusted_proxies=settings.http.trusted_proxies))
 
 
 @cli.command()
@@ -182,8 +186,10 @@ async def _pending(settings: Settings) -> list[str]:
         return await pending(database)
 
 
-for command in (client, key, keys, senders, events, forget):
+for command in (client, key, keys, senders, device, events, forget):
     cli.add_command(command)
+for command in (simulate, termux):
+    device.add_command(command)
 
 
 def _explained(error: Exception) -> str:

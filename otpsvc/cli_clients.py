@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import msgspec
 import rich_click as click
 
-from otpsvc.app import client_service, open_database_of, refuse_old_database
+from otpsvc.app import client_service
+from otpsvc.app_stores import open_database_of, refuse_old_database
 from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
 from otpsvc.clients.model import ApiKey, Client
 from otpsvc.clients.service import ClientService

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from otpsvc.app import open_database_of, refuse_old_database
+from otpsvc.app_stores import open_database_of, refuse_old_database
 from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
 from otpsvc.errors import ApiError
 from otpsvc.events.model import Event

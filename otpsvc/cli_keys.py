@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import rich_click as click
 
-from otpsvc.app import keyring_of, open_database_of, refuse_old_database
+from otpsvc.app_stores import keyring_of, open_database_of, refuse_old_database
 from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
 from otpsvc.crypto import Keyring
 from otpsvc.errors import ConfigurationError
@@ -47,6 +47,9 @@ class Standing(NamedTuple):
         risks = []
         if self.use.living_keys:
             risks.append(f"{_counted(self.use.living_keys)} under it, each until it is used again")
+        if self.use.phones:
+            are = "1 phone is" if self.use.phones == 1 else f"{self.use.phones} phones are"
+            risks.append(f"{are} under it, each until it calls again")
         if self.first_until is not None:
             may_go_at = self.first_until + NEEDED_AFTER
             if now < may_go_at:

@@ -18,6 +18,7 @@ import rich_click as click
 
 from otpsvc import phone, skeleton
 from otpsvc.app_delivery import check_senders
+from otpsvc.app_devices import open_devices
 from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
 from otpsvc.clock import SystemClock
 from otpsvc.errors import ConfigurationError
@@ -26,6 +27,7 @@ from otpsvc.senders.contract import (
     Accepted,
     Capabilities,
     Channel,
+    Health,
     OutboundMessage,
     Outcome,
     Rejected,
@@ -151,8 +153,11 @@ async def _check_all(settings: Settings, names: list[str]) -> list[str]:
 async def _check_one(settings: Settings, name: str) -> list[str]:
     """Return what is wrong with one sender, a line each."""
     try:
-        async with _open(settings, name) as sender, asyncio.timeout(_PATIENCE_S):
-            health = await sender.health()
+        if _is_pool(settings, name):
+            health = await _health_of_phones(settings)
+        else:
+            async with _open(settings, name) as sender, asyncio.timeout(_PATIENCE_S):
+                health = await sender.health()
     except ConfigurationError as error:
         return str(error).splitlines()
     except TimeoutError:
@@ -167,7 +172,24 @@ async def _check_one(settings: Settings, name: str) -> list[str]:
     return []
 
 
+def _is_pool(settings: Settings, name: str) -> bool:
+    """Say whether a sender is a pool of phones, which a worker alone can open; raises ConfigurationError."""
+    context = SenderContext(is_dev=False, clock=SystemClock(), public_url=settings.http.public_url)
+    return load_senders({name: settings.senders[name]}, context)[name].capabilities.is_pool
+
+
+async def _health_of_phones(settings: Settings) -> Health:
+    """Ask the store of the phones; raises ConfigurationError where the settings name none, or it does not answer."""
+    async with open_devices(settings) as desk, asyncio.timeout(_PATIENCE_S):
+        n_online = await desk.presence.n_online()
+    return Health(is_ready=True, detail=f"{n_online} phone{'' if n_online == 1 else 's'} connected, of all clients")
+
+
 async def _send_one(settings: Settings, name: str, to: str, channel: Channel | None) -> Outcome:
+    if _is_pool(settings, name):
+        raise ConfigurationError(
+            f"senders.{name}: a phone sends for its client only: POST /v1/otp with that client's key and X-Device-ID"
+        )
     async with _open(settings, name) as sender:
         channels = sender.capabilities.channels
         if channel is not None and channel not in channels:

@@ -96,6 +96,10 @@ class Master:
         """Return the tag under which an API key is stored (32 bytes)."""
         return hmac.digest(self.auth, framed("api-key", data), "sha256")
 
+    def device_tag(self, data: bytes) -> bytes:
+        """Return the tag under which a device's token or an enrolment code is stored (32 bytes)."""
+        return hmac.digest(self.auth, framed("device", data), "sha256")
+
     def seal_key(self, record_id: str, count: int) -> bytes:
         """Derive the key of one sealing of one record (32 bytes)."""
         return hmac.digest(self.seal, framed("seal", record_id, str(count)), "sha256")

@@ -25,6 +25,18 @@ ROWS: tuple[tuple[str, int, str, bool, int | None, tuple[str, str, str, str]], .
         "Nessun telefono può inviare ora questo messaggio.",
         "Сейчас ни один телефон не может отправить это сообщение.",
     )),
+    ("DEVICE_UNAUTHORISED", 401, "auth", False, None, (
+        "The token belongs to no device that may call.",
+        "Le jeton n'appartient à aucun appareil autorisé.",
+        "Il token non appartiene ad alcun dispositivo autorizzato.",
+        "Токен не принадлежит устройству, которому разрешён вызов.",
+    )),
+    ("PAIRING_REFUSED", 401, "auth", False, None, (
+        "The login, the password or the enrolment code is not good.",
+        "L'identifiant, le mot de passe ou le code d'inscription n'est pas valable.",
+        "Il login, la password o il codice di iscrizione non è valido.",
+        "Логин, пароль или код регистрации недействителен.",
+    )),
     # -- the network and the recipient
     ("NETWORK_ERROR", 500, "delivery", True, None, (
         "The mobile network did not take or deliver the message.",

@@ -1,4 +1,4 @@
-"""`otpsvc dev`: the whole service in one process on its own stores, with a client, a key and an inbox ready to use."""
+"""`otpsvc dev`: the whole service in one process on its own stores, with a client, a key and a phone ready to use."""
 
 import asyncio
 import contextlib
@@ -15,8 +15,11 @@ import uvloop
 from otpsvc import logs
 from otpsvc.app import House, create_app, open_house, run_background, settle_memory
 from otpsvc.app_delivery import open_delivery, open_outlets, run_delivery
+from otpsvc.dev_phone import DevPhone
+from otpsvc.devices.model import Tenant
 from otpsvc.embedded import EmbeddedError, start_stores
 from otpsvc.errors import ApiError, ConfigurationError
+from otpsvc.pages.developer import Developer
 from otpsvc.postgres.migrate import migrate
 from otpsvc.serving import PortTakenError, bind, run_server, stop_on_signals, watch_parent
 from otpsvc.settings import Settings, load
@@ -25,7 +28,7 @@ _CLIENT_NAME = "dev"
 _EXAMPLE_NUMBER = "+33612345678"
 _MASTER_FILE = "master.key"
 _ENV_FILE = "dev.env"
-_INBOX = "inbox"
+_INBOX, _PHONES = "inbox", "phones"
 
 Say = Callable[[str], None]
 
@@ -49,7 +52,8 @@ def run_dev(*, config: Path | None, host: str | None, port: int | None, data_dir
                 "redis.url": stores.redis_url,
                 "database.url": stores.database_url,
                 "keys.masters": {"dev": _master(data_dir)},
-                "delivery.senders": (_INBOX,),
+                "delivery.senders": (_PHONES,),
+                "devices.confirms_by_itself": True,
             }
             settings = load(config, os.environ, overrides={**overrides, **own})
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -67,23 +71,30 @@ async def _run(settings: Settings, sock: socket.socket, data_dir: Path, failure:
     async with contextlib.AsyncExitStack() as stack:
         house = await stack.enter_async_context(open_house(settings))
         outlets = await stack.enter_async_context(
-            open_outlets(house.stores, is_dev=True, is_worker=True, mirrors={"terminal": "terminal"})
+            open_outlets(house.stores, is_dev=True, is_worker=True, mirrors={"terminal": "terminal", _INBOX: _INBOX})
         )
         delivery = open_delivery(house.stores, outlets)
         client_id, api_key = await _ready_client(house, data_dir / _ENV_FILE)
-        app = create_app(house, outlets, has_inbox=True)
+        caller = await house.authenticator.authenticate(api_key, client_id)
+        phones, phone = house.phones, DevPhone()
+        developer = Developer(lambda: caller, phone.air, phone.phones, phone.switch)
+        app = create_app(house, outlets, closing=stop, has_inbox=True, developer=developer)
         settle_memory()
         url = _url(sock)
-        _write_env(data_dir / _ENV_FILE, url, client_id, api_key)
-        say(_greeting(url, client_id, api_key, data_dir / _ENV_FILE))
         fault: list[str] = []
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(run_server(app, sock, stop))
-            tasks.create_task(run_delivery(delivery, settings, stop, house.clock))
+            tasks.create_task(run_server(app, sock, stop, trusted_proxies=settings.http.trusted_proxies))
             tasks.create_task(run_background(house, stop))
             tasks.create_task(house.key_news.run(stop))
+            tasks.create_task(phones.calls.run(stop))
             tasks.create_task(watch_parent(stop))
             tasks.create_task(_watch_stores(failure, stop, fault))
+            async with phone.connected(phones.service, phones.pairing, Tenant(client_id, "test"), url):
+                # Whoever reads the address may use it: the phone is there. What the last run left has waited for it.
+                tasks.create_task(run_delivery(delivery, settings, stop, house.clock))
+                _write_env(data_dir / _ENV_FILE, url, client_id, api_key)
+                say(_greeting(url, client_id, api_key, data_dir / _ENV_FILE))
+                await stop.wait()
     say("stopped")
     if fault:
         raise ConfigurationError(fault[0])
@@ -166,6 +177,7 @@ otpsvc is running on {url}
 
   client id   {client_id}
   API key     {api_key}   (test mode)
+  phone       {url}/dev/phone    its screen; {url}/demo has a signup form beside it
   inbox       {url}/dev/inbox
   API docs    {url}/docs
 
@@ -176,7 +188,7 @@ Paste this in another terminal:
        -H 'Content-Type: application/json' -d '{{"to":"{_EXAMPLE_NUMBER}"}}'
   curl -X POST "$OTPSVC_URL/v1/otp/<otp_id>/verify" \\
        -H "X-API-Key: $OTPSVC_API_KEY" -H "X-Client-ID: $OTPSVC_CLIENT_ID" \\
-       -H 'Content-Type: application/json' -d '{{"code":"<code from the inbox>"}}'
+       -H 'Content-Type: application/json' -d '{{"code":"<code from the phone>"}}'
 
 Ctrl-C ends it; the data stays in {_shown(env_path.parent)}.
 """

@@ -5,6 +5,7 @@ hashed before anything is read. A message id carries its partition. Neither says
 
     otp_ + base32( partition:1  slot:2  profile:1  random:12 )
     msg_ + base32( partition:1  random:15 )
+    dev_ + base32( random:16 )
     evt_ + base32( milliseconds:6  random:10 )      sorts by time
 
 The alphabet is Crockford's base32 in lower case: no letter that is misread, safe in URLs and in file names. Reading is
@@ -92,6 +93,17 @@ def new_message_id(*, partition: int) -> MessageId:
 def parse_message_id(text: str) -> MessageId:
     """Read a message id; raise MalformedId."""
     return MessageId(text, _parse(text, "msg_")[0])
+
+
+def new_device_id() -> str:
+    """Make the id of a paired phone."""
+    return f"dev_{random_base32(_ID_BYTES)}"
+
+
+def parse_device_id(text: str) -> str:
+    """Check that a text is a device id; raise MalformedId."""
+    _parse(text, "dev_")
+    return text
 
 
 def new_event_id() -> str:

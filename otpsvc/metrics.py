@@ -17,6 +17,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from otpsvc import __version__
+from otpsvc.devices.model import OfferStatus
 from otpsvc.errors import CATALOGUE
 from otpsvc.messages.model import MessageStatus
 from otpsvc.metrics_files import SharedNumbers, open_numbers
@@ -24,6 +25,8 @@ from otpsvc.senders.contract import ReceiptStatus, RejectionKind
 
 OTHER = "other"
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# A phone and its network take seconds where a call takes milliseconds, and a code lives five minutes.
+PHONE_BOUNDS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 PROBE_TIMEOUT_S = 2.0
 
 _Answer = TypeVar("_Answer")
@@ -36,6 +39,7 @@ class Row(NamedTuple):
     kind: Literal["counter", "histogram", "gauge"]
     labels: tuple[str, ...]
     help: str
+    bounds_s: tuple[float, ...] = BOUNDS_S
 
 
 CALLS = Row("otpsvc_calls_total", "counter", ("call", "outcome"), "API calls, by the one word for how each ended.")
@@ -54,6 +58,22 @@ DUPLICATES = Row(
 RECEIPTS = Row(
     "otpsvc_receipts_total", "counter", ("sender", "status", "outcome"), "Receipts, by what they said and changed."
 )
+OFFERS = Row("otpsvc_offers_total", "counter", ("sender", "outcome"), "Messages offered to phones, by what came of it.")
+TAKEOVERS = Row(
+    "otpsvc_takeovers_total",
+    "counter",
+    ("sender", "why", "may_duplicate"),
+    "Messages taken from one phone and offered to another.",
+)
+PHONE_REPORTS = Row("otpsvc_phone_reports_total", "counter", ("sender", "status"), "What phones said about messages.")
+PHONE_SENT_SECONDS = Row(
+    "otpsvc_phone_sent_seconds",
+    "histogram",
+    ("sender",),
+    "Time from the acceptance of a message to a phone's word that it was sent.",
+    PHONE_BOUNDS_S,
+)
+DEVICES_ONLINE = Row("otpsvc_devices_online", "gauge", (), "Phones that are connected, of all clients.")
 SENDER_STATE = Row(
     "otpsvc_sender_state", "gauge", ("sender",), "The breaker of a sender: 0 closed, 1 half-open, 2 open."
 )
@@ -79,17 +99,25 @@ BUILD = Row("otpsvc_build_info", "gauge", ("version",), "Always 1; the label has
 
 TABLE = (
     CALLS, CALL_SECONDS, KEY_LOOKUPS, HANDOVERS, HANDOVER_SECONDS, HOLDS, DUPLICATES, RECEIPTS, MESSAGES_ENDED,
+    OFFERS, TAKEOVERS, PHONE_REPORTS, PHONE_SENT_SECONDS, DEVICES_ONLINE,
     EVENTS_DRAINED, DRAIN_OUTAGES, SENDER_STATE, SENDER_CALLS,
     QUEUE_MESSAGES, QUEUE_OLDEST, EVENTS_UNWRITTEN, EVENTS_OWED, EVENTS_OLDEST, STORE_UP, BUILD,
 )  # fmt: skip
 
 _REJECTIONS = frozenset(kind.value for kind in RejectionKind)
 WORDS: Mapping[tuple[Row, str], frozenset[str]] = {
-    (CALLS, "call"): frozenset({"send", "verify", "resend", "cancel", "get", "status", "forget", "receipt"}),
+    (CALLS, "call"): frozenset(
+        {"send", "verify", "resend", "cancel", "get", "status", "forget", "receipt"}
+        | {"device_pair", "device_list", "device_show", "device_change", "device_delete"}
+        | {"mobile_register", "mobile_look", "mobile_update", "mobile_pull", "mobile_report", "mobile_stream"}
+        | {"mobile_settings", "mobile_webhooks", "mobile_code", "mobile_password"}
+    ),
     (CALLS, "outcome"): frozenset(
         {"accepted", "replayed", "right", "wrong", "cancelled", "found", "forgotten", "done", "taken", "disconnected"}
         # What the store's scripts answer where the catalogue's code says less.
         | {"conflict", "locked_out", "cooldown", "number_limit", "live_limit", "ceiling", "address_limit"}
+        | {"paired", "changed", "deleted", "registered", "pulled", "empty", "unreachable"}
+        | {"closed", "broken", "replaced", "retired", "stopped"}
         | {"resend_limit", "busy", "not_found", "fenced", "expired", "locked", "no_attempts", "format", "ended"}
         # How the store failed to answer.
         | {"store_refused", "store_timeout", "store_not_kept", "store_lost"}
@@ -103,6 +131,10 @@ WORDS: Mapping[tuple[Row, str], frozenset[str]] = {
     (MESSAGES_ENDED, "status"): frozenset(status.value for status in MessageStatus),
     (MESSAGES_ENDED, "reason"): _REJECTIONS
     | {"none", "no_sender", "no_time_left", "unknown_outcome", "unreadable", "code_ended", "retry_later"},
+    (OFFERS, "outcome"): frozenset({"offered", "none", "budget", "empty", "offline", "foreign", "unwanted"}),
+    (TAKEOVERS, "why"): frozenset({"not_pulled", "gone", "silent", "failed"}),
+    (TAKEOVERS, "may_duplicate"): frozenset({"yes", "no"}),
+    (PHONE_REPORTS, "status"): frozenset(status.value for status in OfferStatus),
     (EVENTS_DRAINED, "kind"): frozenset({"new", "repeated"}),
     (DRAIN_OUTAGES, "store"): frozenset({"stream", "history"}),
 }
@@ -122,6 +154,7 @@ class Probes(NamedTuple):
     owed: Callable[[], Awaitable[int]]
     stores: Mapping[str, Callable[[], Awaitable[object]]]
     gates: Callable[[], Awaitable[Mapping[str, tuple[int, int]]]]
+    devices: Callable[[], Awaitable[int]]
 
 
 class _Counter:
@@ -147,17 +180,18 @@ class _Histogram:
         self._numbers = numbers
         self._name = row.name
         self._words = words
+        self._bounds_s = row.bounds_s
         self._slots: dict[str, list[int]] = {}
 
     def observe(self, label: str, seconds: float) -> None:
         slots = self._slots.get(label) or self._slots_of(label)
         values = self._numbers.values
-        values[slots[bisect_left(BOUNDS_S, seconds)]] += 1.0
+        values[slots[bisect_left(self._bounds_s, seconds)]] += 1.0
         values[slots[-1]] += seconds
 
     def _slots_of(self, label: str) -> list[int]:
         known = label if label in self._words else OTHER
-        places = [*map(str, range(len(BOUNDS_S) + 1)), "sum"]
+        places = [*map(str, range(len(self._bounds_s) + 1)), "sum"]
         slots = self._slots[known] = [self._numbers.slot(_key(self._name, (known, place))) for place in places]
         return slots
 
@@ -165,7 +199,8 @@ class _Histogram:
 class Metrics:
     """Counts for this process. Its methods take about a microsecond, never raise and never wait; one event loop only.
 
-    It is what delivery and receipts (messages.ports.HandoverObserver) and the drain of the events tell what they do.
+    It is what delivery and receipts (messages.ports.HandoverObserver), the pool of phones (devices.ports.PoolObserver)
+    and the drain of the events tell what they do.
     """
 
     def __init__(self, numbers: SharedNumbers, senders: Iterable[str]) -> None:
@@ -173,12 +208,13 @@ class Metrics:
         words: dict[Row, dict[str, Collection[str]]] = {}
         for (row, label), closed in WORDS.items():
             words.setdefault(row, {})[label] = closed
-        for row in (HANDOVERS, HOLDS, DUPLICATES, RECEIPTS):
+        for row in (HANDOVERS, HOLDS, DUPLICATES, RECEIPTS, OFFERS, TAKEOVERS, PHONE_REPORTS):
             words.setdefault(row, {})["sender"] = frozenset(senders)
         self._counters = {row: _Counter(numbers, row, words[row]) for row in TABLE if row.kind == "counter"}
         self._calls = self._counters[CALLS]
         self._call_seconds = _Histogram(numbers, CALL_SECONDS, words[CALLS]["call"])
         self._handover_seconds = _Histogram(numbers, HANDOVER_SECONDS, words[HANDOVERS]["sender"])
+        self._phone_sent_seconds = _Histogram(numbers, PHONE_SENT_SECONDS, words[OFFERS]["sender"])
         # Alarms need to see these from zero on.
         for row in (EVENTS_DRAINED, DRAIN_OUTAGES):
             for word in words[row][row.labels[0]]:
@@ -213,6 +249,20 @@ class Metrics:
     def receipt_taken(self, sender: str, status: str, outcome: str) -> None:
         """Count a receipt."""
         self._counters[RECEIPTS].add((sender, status, outcome))
+
+    def offered(self, sender: str, outcome: str) -> None:
+        """Count a message that was offered to the phones."""
+        self._counters[OFFERS].add((sender, outcome))
+
+    def taken_over(self, sender: str, why: str, *, may_duplicate: bool) -> None:
+        """Count a message that went from one phone to another."""
+        self._counters[TAKEOVERS].add((sender, why, "yes" if may_duplicate else "no"))
+
+    def reported(self, sender: str, status: str, seconds: float | None) -> None:
+        """Count what a phone said, and how long a message took that it says it has sent."""
+        self._counters[PHONE_REPORTS].add((sender, status))
+        if seconds is not None:
+            self._phone_sent_seconds.observe(sender, seconds)
 
     def drained(self, n_new: int, n_repeated: int) -> None:
         """Count events that PostgreSQL took: those it did not have, and those it had."""
@@ -258,11 +308,11 @@ class Scrape:
 
     async def _look(self) -> list[Metric]:
         probes = self._probes
-        queues, events, owed, gates, families, up = await asyncio.gather(
+        queues, events, owed, (gates, devices), families, up = await asyncio.gather(
             _asked(probes.queues),
             _asked(probes.events),
             _asked(probes.owed),
-            _asked(probes.gates),
+            asyncio.gather(_asked(probes.gates), _asked(probes.devices)),
             asyncio.to_thread(self._metrics.families),
             asyncio.gather(*(_is_up(probe) for probe in probes.stores.values())),
         )
@@ -279,6 +329,8 @@ class Scrape:
                 _gauge(SENDER_STATE, {(sender,): state for sender, (state, _) in gates.items()}),
                 _gauge(SENDER_CALLS, {(sender,): calls for sender, (_, calls) in gates.items()}),
             ]
+        if devices is not None:
+            families.append(_gauge(DEVICES_ONLINE, {(): devices}))
         if owed is not None:
             families.append(_gauge(EVENTS_OWED, {(): owed}))
         return families
@@ -332,7 +384,7 @@ def _family(row: Row, counted: Mapping[tuple[str, ...], float]) -> Metric:
     for label in dict.fromkeys(labels[0] for labels in counted):
         so_far = 0.0
         buckets: list[tuple[str, float]] = []
-        for place, bound in enumerate((*BOUNDS_S, "+Inf")):
+        for place, bound in enumerate((*row.bounds_s, "+Inf")):
             so_far += counted.get((label, str(place)), 0.0)
             buckets.append((str(bound), so_far))
         histogram.add_metric((label,), buckets, counted.get((label, "sum"), 0.0))

@@ -136,6 +136,20 @@ def region(e164: str) -> str | None:
     return None if country == phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY else country
 
 
+def operator_of(e164: str) -> str:
+    """Name the operator that a normalised number was given out to, empty where nobody can tell.
+
+    A number that was carried over to another operator keeps the name of the first.
+    """
+    # Its tables are large, take a moment to load, and most houses have no phones.
+    from phonenumbers import carrier  # noqa: PLC0415
+
+    try:
+        return carrier.name_for_number(phonenumbers.parse(e164), "en")
+    except NumberParseException:
+        return ""
+
+
 def mask(e164: str) -> str:
     """Return a normalised number fit for people and logs: "+33612345678" as "+336****5678".
 

@@ -32,6 +32,7 @@ _WORD_BREAK = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
 
 _NAMES = "|".join(sorted(_TELLING, key=len, reverse=True))
 _API_KEY = re.compile(r"(zs_(?:live|test)_[0-9a-z]{0,13})[^\s\"'<>,;)}\]]*", re.IGNORECASE)
+_DEVICE_TOKEN = re.compile(r"(\bdt_[0-9a-z]{0,26})[^\s\"'<>,;)}\]]*", re.IGNORECASE)
 _URL_USER = re.compile(r"([a-z][a-z0-9+.-]{0,30}://)[^\s\"'<>]{1,1024}@", re.IGNORECASE)
 # What a dict, a struct or JSON looks like once it has become text; where a list or a dict begins, nobody knows its end.
 _NAMED_TEXT = re.compile(
@@ -78,6 +79,7 @@ def scrubbed(text: str) -> str:
     for secret in hidden.get():
         text = text.replace(secret, REDACTED)
     text = _API_KEY.sub(rf"\1{REDACTED}", text)
+    text = _DEVICE_TOKEN.sub(rf"\1{REDACTED}", text)
     text = _URL_USER.sub(rf"\1{REDACTED}@", text)
     text = _NAMED_TEXT.sub(rf"\1{REDACTED}", text)
     text = _NAMED_WORD.sub(rf"\1{REDACTED}", text)

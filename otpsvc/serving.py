@@ -7,13 +7,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import uvicorn
 
 from otpsvc.errors import ConfigurationError
 from otpsvc.http.connections import KEEP_ALIVE_S, Connection
+from otpsvc.http.proxies import TrustedProxies
 
 ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -99,17 +100,22 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def run_server(app: ASGIApp, sock: socket.socket, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set, then let the requests under way end, for ten seconds at most."""
+async def run_server(
+    app: ASGIApp, sock: socket.socket, stop: asyncio.Event, *, trusted_proxies: Sequence[str] = ()
+) -> None:
+    """Serve until `stop` is set, then let the requests under way end, for ten seconds at most.
+
+    `trusted_proxies`: the addresses and networks whose word on who calls is taken (`http/proxies.py`).
+    """
     config = uvicorn.Config(
-        app,
+        TrustedProxies(app, trusted_proxies) if trusted_proxies else app,
         http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        # Nothing here asks for the peer's address, so nobody has to be trusted to tell it.
+        # The library's own reading of them knows no IPv4 caller on a socket for both families.
         proxy_headers=False,
         date_header=True,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -5,6 +5,7 @@ Nothing else in the service reads the environment. docs/settings.md explains eve
 the two together.
 """
 
+import ipaddress
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from otpsvc.devices.policy import DeviceSettings
 from otpsvc.errors import ConfigurationError
 from otpsvc.messages.policy import Routes, SenderLimits
 from otpsvc.otp.policy import Limits, Policy
@@ -42,6 +44,17 @@ def _check_scheme(url: Secret, schemes: tuple[str, ...]) -> None:
         raise ValueError("url must start with " + " or ".join(f"{name}://" for name in schemes))
 
 
+def _check_network(text: str) -> None:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(
+            "trusted_proxies must be addresses or networks, as 10.0.0.5 or 10.0.0.0/24 (no bits set behind the prefix)"
+        ) from None
+    if network.prefixlen == 0:
+        raise ValueError("trusted_proxies must not be everybody: then any caller could say who it is")
+
+
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The listening socket and what a request may cost."""
 
@@ -56,6 +69,11 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    trusted_proxies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for proxy in self.trusted_proxies:
+            _check_network(proxy)
 
 
 class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +205,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     otp: Policy = Policy()
     limits: Limits = Limits()
     delivery: DeliverySettings = DeliverySettings()
+    devices: DeviceSettings = DeviceSettings()
     history: HistorySettings = HistorySettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -17,7 +17,8 @@ _GUESSES = ("otp.rejected", "otp.verified")
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One event as the owner may see it. `at` is ms since 1970; details that the event does not have are None.
 
-    The `reason` of a `message.tried` is its outcome: why that sender did not take the message, or `silent`.
+    The `reason` of a `message.tried` is its outcome: why that sender did not take the message, or `silent`; that of a
+    `message.taken_over` why the phone `device_id` lost it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     sender: str | None
     attempt: int | None
+    device_id: str | None
 
 
 class OtpHistory(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,4 +115,5 @@ def _step(event: Event) -> Step:
         reason=event.data.get("reason") or event.data.get("outcome") or None,
         sender=event.data.get("sender") or None,
         attempt=_number(event, "attempt"),
+        device_id=event.data.get("device") or None,
     )

@@ -6,8 +6,9 @@ state in which we wait for it ends in `close_if_late`.
 """
 
 import asyncio
+import socket
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -22,6 +23,8 @@ REQUEST_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 75
 # A peer that takes nothing of its answers makes us keep them.
 UNREAD_TIMEOUT_S = 60.0
+# What a request's scope says once its peer has closed its side in good order, and was not merely lost.
+PEER_ENDED = "otpsvc.peer_ended"
 MAX_HEAD_BYTES = 65_536
 MAX_PIPELINED = 256
 
@@ -48,6 +51,13 @@ class Connection(HttpToolsProtocol):
         """Begin to wait for a head."""
         super().connection_made(transport)
         self._wait_for(REQUEST_TIMEOUT_S)
+        _give_up_on_the_dead(transport)
+
+    def eof_received(self) -> None:
+        """Note that the peer goes of its own will: whoever serves its request may want to know."""
+        if self._running is not None:
+            cast("dict[str, Any]", self._running.scope)[PEER_ENDED] = True
+        super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything, as the library does only where one request came and the peer ended in good order."""
@@ -156,6 +166,14 @@ class Connection(HttpToolsProtocol):
         # The parser stops at whatever is raised in it, and the library then asks for a 400.
         self._refusal = reason
         raise ValueError(reason)
+
+
+def _give_up_on_the_dead(transport: asyncio.Transport) -> None:
+    """Let the kernel end a connection whose peer acknowledges nothing any more, after a minute, not a quarter hour."""
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    is_tcp = connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6)
+    if connection is not None and is_tcp and hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_TIMEOUT_S * 1000))
 
 
 def _bad_request(reason: str) -> bytes:

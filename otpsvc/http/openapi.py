@@ -27,9 +27,9 @@ from litestar.openapi.spec import (
 
 from otpsvc import __version__
 from otpsvc.errors import CATALOGUE
-from otpsvc.http.auth import API_KEY_HEADER, CLIENT_ID_HEADER
+from otpsvc.http.auth import API_KEY_HEADER, CLIENT_ID_HEADER, DEVICE_ID_HEADER
 from otpsvc.http.problems import JSON, PROBLEM_JSON
-from otpsvc.http.v1 import wire, wire_messages, wire_numbers
+from otpsvc.http.v1 import wire, wire_devices, wire_messages, wire_numbers
 
 BODY_ERRORS = ("VALIDATION_ERROR", "INVALID_JSON", "REQUEST_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _COMMON_ERRORS = ("MISSING_AUTH_HEADERS", "INVALID_API_KEY", "INVALID_CLIENT_ID", "SERVICE_UNAVAILABLE")
@@ -79,6 +79,15 @@ _STRUCTS = (
     wire_messages.MessageAnswer,
     wire_numbers.ForgetBody,
     wire_numbers.ForgetAnswer,
+    wire_devices.PairBody,
+    wire_devices.PairingAnswer,
+    wire_devices.PairingListAnswer,
+    wire_devices.ClosedPairingAnswer,
+    wire_devices.ConfirmBody,
+    wire_devices.DevicePatch,
+    wire_devices.DeviceAnswer,
+    wire_devices.DeviceListAnswer,
+    wire_devices.DeletedDeviceAnswer,
 )
 
 
@@ -89,18 +98,24 @@ def described(
     body: type[msgspec.Struct] | None = None,
     is_body_required: bool = True,
     takes_idempotency_key: bool = False,
+    takes_device_id: bool = False,
+    status: int = 200,
 ) -> type[Operation]:
-    """Make the operation class of a handler: its body, its answers, the catalogue codes it can meet."""
+    """Make the operation class of a handler: its body, its answers (with `status`), the catalogue codes it can meet."""
     request_body = (
         RequestBody(content={JSON: _media_type(_ref(body))}, required=is_body_required) if body is not None else None
     )
-    parameters = [_header("Idempotency-Key", "The same key and request again gives the same answer.")]
-    responses: Responses = {"200": _response("Done", [_ref(answer) for answer in answers])}
+    headers = [
+        (takes_idempotency_key, "Idempotency-Key", "The same key and request again gives the same answer."),
+        (takes_device_id, DEVICE_ID_HEADER, "The one phone of yours that may send it."),
+    ]
+    parameters = [_header(name, words) for is_taken, name, words in headers if is_taken]
+    responses: Responses = {str(status): _response("Done", [_ref(answer) for answer in answers])}
     by_status: dict[int, list[str]] = {}
     for code in (*errors, *_COMMON_ERRORS):
         by_status.setdefault(CATALOGUE[code].status, []).append(code)
-    for status, codes in sorted(by_status.items()):
-        responses[str(status)] = _error_response(" or ".join(codes))
+    for refused, codes in sorted(by_status.items()):
+        responses[str(refused)] = _error_response(" or ".join(codes))
 
     @dataclass
     class Described(Operation):
@@ -108,7 +123,7 @@ def described(
             self.security = [_SECURITY]
             self.request_body = request_body
             self.responses = responses
-            if takes_idempotency_key:
+            if parameters:
                 self.parameters = [*(self.parameters or ()), *parameters]
 
     return Described

@@ -58,6 +58,10 @@ class Asked:
         """Write down that a sender refused the message for good."""
         self._states[sender] = f"{_REJECTED}{kind.value}"
 
+    def fail(self, sender: str, kind: RejectionKind) -> None:
+        """Write down that the message failed on its way with a sender that had taken it."""
+        self._states[sender] = f"{_FAILED}{kind.value}"
+
     def in_doubt(self) -> Sequence[str]:
         """Name the senders that may have the message and have not said that it failed."""
         return [name for name in self._holders() if not self.of(name).startswith(_FAILED)]

@@ -3,6 +3,8 @@
 The state itself is behind `SenderGates`, one for all workers. Nothing in here counts failures.
 """
 
+from collections.abc import Collection
+
 from otpsvc.clock import Clock, SystemClock
 from otpsvc.messages.ports import Admission, SenderGates, Verdict
 from otpsvc.senders.contract import Accepted, Outcome, Rejected, RejectionKind, RetryLater, Unknown
@@ -19,11 +21,14 @@ _SHORTEST_HOLD_S = 1.0  # a shorter pause is that message's own
 _CROWD_S = 0.5
 
 
-def verdict_of(outcome: Outcome) -> tuple[Verdict, float]:
+def verdict_of(outcome: Outcome, *, is_pool: bool = False) -> tuple[Verdict, float]:
     """Say how a call went for the breaker, and for how many seconds the gateway asked to be left alone (0: it did not).
 
-    A gateway that rejects a message works. One whose answer is in no table says nothing about itself.
+    A gateway that rejects a message works. One whose answer is in no table says nothing about itself. What a pool has
+    for one client says nothing about what it has for others, so it neither fails nor holds anybody back.
     """
+    if is_pool:
+        return ("works" if isinstance(outcome, Accepted) else "unclear"), 0.0
     match outcome:
         case Accepted():
             return "works", 0.0
@@ -47,14 +52,18 @@ def fair_share(slots: int, n_senders: int) -> int:
 class LocalGates:
     """Gates that also keep the calls of one sender in this process to `most`, so that others have room when it hangs.
 
-    What has lapsed counts no more here either. Raises ValueError for a `most` that would let nobody in.
+    Those named in `unbounded` hang on nobody. What has lapsed counts no more here either. Raises ValueError for a
+    `most` that would let nobody in.
     """
 
-    def __init__(self, inner: SenderGates, most: int, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, inner: SenderGates, most: int, *, unbounded: Collection[str] = (), clock: Clock | None = None
+    ) -> None:
         if most < 1:
             raise ValueError("at least one call must be let in")
         self._inner = inner
         self._most = most
+        self._unbounded = frozenset(unbounded)
         self._clock = clock or SystemClock()
         self._under_way: dict[str, dict[str, float]] = {}
 
@@ -63,7 +72,7 @@ class LocalGates:
         now = self._clock.monotonic()
         calls = {one: lapses_at for one, lapses_at in self._under_way.get(sender, {}).items() if lapses_at > now}
         self._under_way[sender] = calls
-        if permit not in calls and len(calls) >= self._most:
+        if sender not in self._unbounded and permit not in calls and len(calls) >= self._most:
             return Admission("crowd", _CROWD_S)
         calls[permit] = now + lapses_in_s
         is_admitted = False

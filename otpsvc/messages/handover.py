@@ -1,4 +1,4 @@
-"""One call of one sender, made safe: whatever a sender does, exactly one outcome comes back in bounded time.
+"""One call of one sender, made safe: whatever a sender does, exactly one answer comes back in bounded time.
 
 A sender is somebody else's code. It may raise, hang, ignore its cancellation, or answer nonsense: each of these is
 Unknown, because the request may have left. Its words are never logged before `scrubbed` has looked at them.
@@ -19,6 +19,7 @@ from otpsvc.senders.contract import (
     RejectionKind,
     RetryLater,
     Sender,
+    SentMessage,
     Unknown,
 )
 
@@ -35,7 +36,7 @@ class Handover:
     """Calls senders; keeps hold of calls that outlive their time-out until they end."""
 
     def __init__(self) -> None:
-        self._abandoned: set[asyncio.Task[Outcome]] = set()
+        self._abandoned: set[asyncio.Task[Any]] = set()
 
     async def call(self, sender: Sender[Any], message: OutboundMessage, timeout_s: float) -> Outcome:
         """Hand over a message and return what became of it, at the latest after `timeout_s`.
@@ -44,13 +45,7 @@ class Handover:
         itself can be mistaken for ours.
         """
         task = asyncio.create_task(_send(sender, message))
-        try:
-            await asyncio.wait({task}, timeout=timeout_s)
-        except asyncio.CancelledError:
-            self._abandon(task)
-            raise
-        if not task.done():
-            self._abandon(task)
+        if not await self._is_done(task, timeout_s):
             return Unknown(f"no answer within {timeout_s:g} s")
         if task.cancelled():
             return Unknown("the sender cancelled itself")
@@ -58,15 +53,35 @@ class Handover:
             return Unknown(described(error))
         return _checked(task.result(), message)
 
-    def _abandon(self, task: "asyncio.Task[Outcome]") -> None:
+    async def cancel(self, sender: Sender[Any], message: SentMessage, timeout_s: float) -> bool:
+        """Ask a sender to take a message back; True only if it has said in time that it will not go out."""
+        task = asyncio.create_task(sender.cancel(message))
+        if not await self._is_done(task, timeout_s) or task.cancelled():
+            return False
+        if (error := task.exception()) is not None:
+            _log.info("message %s: not taken back: %s", message.message_id, described(error))
+            return False
+        return task.result() is True
+
+    async def _is_done(self, task: "asyncio.Task[Any]", timeout_s: float) -> bool:
+        try:
+            await asyncio.wait({task}, timeout=timeout_s)
+        except asyncio.CancelledError:
+            self._abandon(task)
+            raise
+        if not task.done():
+            self._abandon(task)
+        return task.done()
+
+    def _abandon(self, task: "asyncio.Task[Any]") -> None:
         self._abandoned.add(task)
         task.add_done_callback(self._forget)
         task.cancel()
 
-    def _forget(self, task: "asyncio.Task[Outcome]") -> None:
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
         self._abandoned.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.info("an abandoned send ended: %s", described(error))
+            _log.info("an abandoned call ended: %s", described(error))
 
 
 async def _send(sender: Sender[Any], message: OutboundMessage) -> Outcome:

@@ -127,6 +127,10 @@ class Lease:
                 self.begun_by = ""
         return is_wanted
 
+    async def tell(self, sender: str, receipt: Receipt) -> None:
+        """Write down what is now known of a sender that was called before, as its receipt would. Raises ApiError."""
+        await self._receipts(sender, [receipt])
+
     def called(self, sender: str) -> None:
         """Take note that `sender` is called now: from here on it may have the message."""
         self.begun_by = sender

@@ -24,10 +24,14 @@ class MessageStatus(StrEnum):
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What is sealed together: the number (E.164) and the rendered text. Holds the plain code: never log it."""
+    """What is sealed together: the number (E.164), the rendered text, and the one phone that may carry it, if any.
+
+    Holds the plain code: never log it.
+    """
 
     to: str
     text: str
+    device_id: str = ""
 
     def __repr__(self) -> str:
         """Hide both, so that no traceback or log line can show them."""

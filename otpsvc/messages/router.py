@@ -40,6 +40,14 @@ class Way(NamedTuple):
     steps: tuple[Step, ...]
     left_out: tuple[tuple[str, LeftOut], ...] = ()
 
+    def patience_s(self, name: str, sender: Sender[Any] | None) -> float:
+        """Return how long the receipt of a sender is waited for; `sender` is None where it exists no longer."""
+        rule = next((rule for rule in self.route.steps if rule.sender == name), None)
+        if rule is not None and rule.receipt_timeout_s is not None:
+            return rule.receipt_timeout_s
+        within_s = sender.capabilities.receipt_within_s if sender else None
+        return max(self.route.receipt_timeout_s, within_s or 0.0)
+
 
 class Router:
     """Chooses by `routes`, and where none of them fits by `default`, a list of senders for every number.
@@ -82,6 +90,9 @@ class Router:
             sender = self._senders[rule.sender]
             if claimed.channel not in sender.capabilities.channels:
                 continue
+            # One that is for a certain phone goes by that phone or not at all.
+            if content.device_id and not sender.capabilities.is_pool:
+                continue
             if rule.quiet is not None and self._is_quiet(rule.quiet, now):
                 left_out.append((rule.sender, "quiet"))
                 continue
@@ -93,6 +104,12 @@ class Router:
                     continue
             steps.append(Step(sender, rule))
         return Way(route, tuple(steps), tuple(left_out))
+
+    def ways(self, client_id: str, channel: str, to: str) -> tuple[int, int]:
+        """Return how many pools of phones, and how many other senders, may carry a message to a number (E.164)."""
+        carriers = [self._senders[rule.sender].capabilities for rule in self._route(client_id, channel, to).steps]
+        are_pools = [able.is_pool for able in carriers if channel in able.channels]
+        return sum(are_pools), len(are_pools) - sum(are_pools)
 
     def _route(self, client_id: str, channel: str, to: str) -> Route:
         for key in ((client_id, channel), (client_id, ""), ("", channel), ("", "")):

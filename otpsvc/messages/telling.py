@@ -13,6 +13,7 @@ from otpsvc.senders.contract import (
     Outcome,
     Rejected,
     RetryLater,
+    SentMessage,
     Unknown,
 )
 
@@ -34,6 +35,20 @@ def outbound(lease: Lease, content: Content) -> OutboundMessage:
         try_number=claimed.tries,
         code_length=claimed.code_length,
         max_attempts=claimed.max_attempts,
+        device_id=content.device_id,
+    )
+
+
+def taken(lease: Lease, provider_id: str | None, sent_at: float) -> SentMessage:
+    """Return the message as a sender knows it that has taken it; `sent_at` in seconds since 1970."""
+    claimed = lease.claimed
+    return SentMessage(
+        message_id=claimed.message_id,
+        provider_id=provider_id,
+        channel=Channel(claimed.channel),
+        sent_at=sent_at,
+        client_id=claimed.client_id,
+        mode=claimed.mode,
     )
 
 

@@ -5,12 +5,14 @@ without our knowing, and its name is in the store before it is called (`begin`).
 recognises our message id. Another sender is called while the question is open only by the route's own rule
 (`on_unknown`), only after the receipt was waited for, and the same `begin` that names the new sender says of the old
 one that it was silent and that the message may arrive twice. One that took the message and sent no receipt in time is
-passed by the same rule. Never are there more of them than the route allows (`max_senders`), and nobody is called for a
-code with under 30 s of life.
+passed by the same rule. A pool of phones is asked before to take back what no phone has pulled: where it did, it has
+failed, and nobody is passed. Never are there more of them than the route allows (`max_senders`), and nobody is called
+for a code with under 30 s of life.
 
 What settles an open question: Accepted, a Rejected that is about the message itself, and a receipt. Every other answer
 a gateway gives without having looked for our id (a refused connection, a throttle, an outdated token, an empty
-balance), so it is true of that call and silent about the one before.
+balance), so it is true of that call and silent about the one before. A pool of phones is our own and looks for our id
+first: what it refuses or puts off, none of them has.
 """
 
 from collections.abc import Mapping
@@ -26,16 +28,17 @@ from otpsvc.messages.model import UNKNOWN_OUTCOME, Content, MessageStatus, Tried
 from otpsvc.messages.ports import Admission, HandoverObserver, SenderGates
 from otpsvc.messages.ports import Verdict as CallVerdict
 from otpsvc.messages.router import Step, Way
-from otpsvc.messages.telling import log_may_have, log_outcome, outbound, word_of
+from otpsvc.messages.telling import log_may_have, log_outcome, outbound, taken, word_of
 from otpsvc.senders.contract import (
     RULES,
     Accepted,
     Outcome,
+    Receipt,
+    ReceiptStatus,
     Rejected,
     RejectionKind,
     RetryLater,
     Sender,
-    SentMessage,
     Unknown,
 )
 
@@ -98,10 +101,12 @@ class Walk:
         """Ask sender after sender, until one takes it, one may have taken it, or none can."""
         for name, why in self._way.left_out:
             self._observe_held(name, why)
+        asked_first = self._lease.begun_by
         verdict = await self._take_up()
         if verdict is None:
             for step in self._asked.others():
-                if verdict := await self._step(step):
+                # Who has just put it off is asked again with the next claim.
+                if step.sender.name != asked_first and (verdict := await self._step(step)):
                     break
         self.verdict = verdict or self._exhausted()
         return self.verdict
@@ -160,15 +165,8 @@ class Walk:
 
     def _patience_left_s(self) -> float:
         """Return for how long the receipt of the one that may have it is still to be waited for."""
-        name, route = self._lease.begun_by, self._way.route
-        rule = next((rule for rule in route.steps if rule.sender == name), None)
-        if rule is not None and rule.receipt_timeout_s is not None:
-            patience_s = rule.receipt_timeout_s
-        else:
-            sender = self._senders.get(name)
-            within_s = sender.capabilities.receipt_within_s if sender else None
-            patience_s = max(route.receipt_timeout_s, within_s or 0.0)
-        return patience_s - self._lease.begun_s_ago()
+        name = self._lease.begun_by
+        return self._way.patience_s(name, self._senders.get(name)) - self._lease.begun_s_ago()
 
     # -- one step
 
@@ -190,6 +188,7 @@ class Walk:
         self._reports.append((name, permit, "unclear", 0.0))
         is_repeat = self._lease.begun_by == name
         try:
+            await self._take_back(timeout_s)
             is_wanted = await self._begin(name)
         except ApiError:
             return self._store_away()
@@ -201,11 +200,29 @@ class Walk:
         self._lease.called(name)
         self._asked.note(name, BEGUN)
         outcome = await self._hand_over(step.sender, timeout_s)
-        self._reports[-1] = (name, permit, *verdict_of(outcome))
+        verdict_on_it = verdict_of(outcome, is_pool=step.sender.capabilities.is_pool)
+        self._reports[-1] = (name, permit, *verdict_on_it)
         verdict = self.verdict = self._after_repeat(step, outcome) if is_repeat else self._after(step, outcome)
         if verdict is None:
             await self.report()
         return verdict
+
+    async def _take_back(self, timeout_s: float) -> None:
+        """Have a pool take back what no phone has pulled, and tell that it failed; raises ApiError."""
+        name, kind = self._overtaken, RejectionKind.SEND_TIMEOUT
+        pool = self._senders.get(name)
+        if pool is None or not (pool.capabilities.is_pool and pool.capabilities.can_cancel):
+            return
+        message = taken(self._lease, None, self._lease.claimed.created_at_ms / 1000)
+        if not await self._handover.cancel(pool, message, timeout_s):
+            return
+        await self._lease.tell(name, Receipt(status=ReceiptStatus.FAILED, message_id=message.message_id, kind=kind))
+        self._asked.fail(name, kind)
+        self._reason = kind.value
+        self._overtaken, self._was_sent = "", False
+        if self._lease.begun_by == name:
+            self._lease.begun_by = ""
+            self._lease.tried.append(Tried(name, kind.value))
 
     async def _begin(self, name: str) -> bool:
         """Write down who is called, and in the same word who is passed by that; raises ApiError."""
@@ -223,15 +240,21 @@ class Walk:
         return is_wanted
 
     def _report_missed(self, name: str) -> None:
-        """Hold it against a sender that no receipt followed its word. A call without an answer has counted already."""
-        if self._asked.of(name) == ACCEPTED:
+        """Hold it against a sender that no receipt followed its word. A call without an answer has counted already.
+
+        One phone's silence is not held against the pool it is in, which others share.
+        """
+        sender = self._senders.get(name)
+        is_pool = sender is not None and sender.capabilities.is_pool
+        if self._asked.of(name) == ACCEPTED and not is_pool:
             self._reports.insert(0, (name, "", "fails", 0.0))
 
     def _after_repeat(self, step: Step, outcome: Outcome) -> Verdict | None:
+        looks_for_our_id = step.sender.capabilities.is_pool
         match outcome:
-            case RetryLater(after_s):
+            case RetryLater(after_s) if not looks_for_our_id:
                 return self._ask_again(after_s)
-            case Rejected(kind) if kind not in _ABOUT_THE_MESSAGE:
+            case Rejected(kind) if kind not in _ABOUT_THE_MESSAGE and not looks_for_our_id:
                 return self._ask_again()
         return self._after(step, outcome)
 
@@ -268,9 +291,7 @@ class Walk:
         tells = able.has_receipts or able.polls_every_s is not None
         expected = None
         if tells and provider_id is not None:
-            claimed, now = self._lease.claimed, self._clock.time()
-            channel = outbound(self._lease, self._content).channel
-            expected = SentMessage(message_id=claimed.message_id, provider_id=provider_id, channel=channel, sent_at=now)
+            expected = taken(self._lease, provider_id, self._clock.time())
         receipt_in_s = step.rule.receipt_timeout_s or able.receipt_within_s
         # When nobody else could be asked any more, the text is of no use.
         useful_s = self._lease.life_s() - MIN_LIFE_S

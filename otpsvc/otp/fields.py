@@ -12,7 +12,7 @@ import msgspec
 
 from otpsvc import phone
 from otpsvc.errors import ApiError, problem
-from otpsvc.ids import MalformedId, OtpId, parse_otp_id
+from otpsvc.ids import MalformedId, OtpId, parse_device_id, parse_otp_id
 from otpsvc.otp.policy import (
     MAX_CODE_LENGTH,
     MAX_TTL_S,
@@ -67,6 +67,14 @@ def otp_id(given: str) -> OtpId:
         return parse_otp_id(given)
     except MalformedId:
         raise problem("OTP_NOT_FOUND") from None
+
+
+def device_id(given: str | None) -> str:
+    """Give the id of the phone that a send is pinned to, empty for none; raises ApiError INVALID_DEVICE_ID."""
+    try:
+        return parse_device_id(given) if given is not None else ""
+    except MalformedId:
+        raise problem("INVALID_DEVICE_ID") from None
 
 
 def number(given: str) -> str:

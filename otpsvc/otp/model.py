@@ -18,7 +18,10 @@ class OtpStatus(StrEnum):
 
 
 class SendRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A send as the caller means it; None takes the client's policy or the default."""
+    """A send as the caller means it; None takes the client's policy or the default.
+
+    `device_id` pins it to one of the client's phones.
+    """
 
     to: str
     purpose: str | None = None
@@ -29,6 +32,7 @@ class SendRequest(msgspec.Struct, frozen=True, kw_only=True):
     session: str | None = None
     end_user_ip: str | None = None
     metadata: dict[str, Any] | None = None
+    device_id: str | None = None
 
     def __repr__(self) -> str:
         """Hide the number."""
@@ -124,6 +128,7 @@ class SealedRecipient(msgspec.Struct, frozen=True):
     to: str
     template: str | None
     locale: str | None
+    device_id: str = ""
 
     def __repr__(self) -> str:
         """Hide the number."""

@@ -137,7 +137,8 @@ class SendLimits(NamedTuple):
 class SendCommand(NamedTuple):
     """Everything the store needs to accept a new OTP.
 
-    `to_index` is the number's blind index in hex, `text` the rendered text with the code masked.
+    `to_index` is the number's blind index in hex, `text` the rendered text with the code masked. Without `is_reachable`
+    nobody could deliver it: only a repeated operation is accepted then, for what it was the first time.
     """
 
     tenant: Tenant
@@ -161,6 +162,7 @@ class SendCommand(NamedTuple):
     max_live: int
     limits: SendLimits
     operation: Operation
+    is_reachable: bool = True
 
 
 class ResendCommand(NamedTuple):
@@ -181,6 +183,7 @@ class ResendCommand(NamedTuple):
     max_resends: int
     limits: SendLimits
     operation: Operation
+    is_reachable: bool = True
 
 
 class VerifyCommand(NamedTuple):
@@ -278,4 +281,16 @@ class TextRenderer(Protocol):
         self, *, code: str, ttl_s: int, template: str | None, locale: str | None, region: str | None
     ) -> RenderedText:
         """Give the text with the code in it; raises ApiError INVALID_TEMPLATE or MESSAGE_TOO_LONG."""
+        ...
+
+
+class Reach(Protocol):
+    """Whether a message could leave at all, where only the client's own phones may carry it."""
+
+    async def refusal(self, tenant: Tenant, channel: str, to: str, device_id: str) -> str:
+        """Return the catalogue's code for why it could not leave now, empty where it could.
+
+        `to` is E.164, `device_id` the one phone it is meant for, or empty. INVALID_DEVICE_ID, DEVICE_OFFLINE,
+        NO_DEVICE_AVAILABLE. Raises ApiError SERVICE_UNAVAILABLE.
+        """
         ...

@@ -56,6 +56,15 @@ def refusal_problem(refusal: Refusal, policy: Policy, limits: Limits) -> ApiErro
     )
 
 
+def refuse_unreachable(outcome: object, code: str) -> None:
+    """Raise `code` where the store took a send for one that nobody can carry.
+
+    It does not where the same operation was accepted before, and tells of some other limits first.
+    """
+    if isinstance(outcome, Refusal) and outcome.status == "unreachable":
+        raise problem(code, reason=outcome.status)
+
+
 def _quota(status: str, policy: Policy, limits: Limits) -> Quota | None:
     match status:
         case "locked_out":

@@ -35,6 +35,7 @@ from otpsvc.otp.ports import (
     CodeChecker,
     Operation,
     OtpStore,
+    Reach,
     Refusal,
     Replayed,
     ResendCommand,
@@ -45,7 +46,7 @@ from otpsvc.otp.ports import (
     TextRenderer,
     VerifyCommand,
 )
-from otpsvc.otp.refusals import refusal_problem
+from otpsvc.otp.refusals import refusal_problem, refuse_unreachable
 
 CHANNEL = "sms"
 
@@ -72,8 +73,10 @@ class OtpService:
         limits: Limits,
         partitions: int,
         checker: CodeChecker,
+        reach: Reach | None = None,
     ) -> None:
         self._store = store
+        self._reach = reach
         self._checker = checker
         self._keyring = keyring
         self._hasher = hasher
@@ -88,7 +91,7 @@ class OtpService:
 
         Raises ApiError: VALIDATION_ERROR, INVALID_PHONE_NUMBER, INVALID_TEMPLATE, MESSAGE_TOO_LONG for the request;
         OTP_LOCKED_OUT, OTP_COOLDOWN, OTP_RATE_LIMIT, RATE_LIMIT_EXCEEDED for the limits; IDEMPOTENCY_CONFLICT;
-        SERVICE_UNAVAILABLE.
+        INVALID_DEVICE_ID, DEVICE_OFFLINE, NO_DEVICE_AVAILABLE where only phones may carry it; SERVICE_UNAVAILABLE.
         """
         policy = caller.policy
         tenant = Tenant(caller.client_id, caller.mode)
@@ -100,6 +103,8 @@ class OtpService:
         limits = self._send_limits(caller, request.end_user_ip)
         operation = self._operation(tenant, "send", idempotency_key, request)
         to = fields.number(request.to)
+        device_id = fields.device_id(request.device_id)
+        unreachable = await self._unreachable(tenant, to, device_id)
         otp_id = new_otp_id(
             partition=self._keyring.partition(to, self._partitions),
             slot=self._keyring.current.slot,
@@ -107,7 +112,7 @@ class OtpService:
         )
         message_id = new_message_id(partition=otp_id.partition)
         masked = phone.mask(to)
-        recipient = SealedRecipient(to, request.template, fields.locale(request.locale))
+        recipient = SealedRecipient(to, request.template, fields.locale(request.locale), device_id)
         code = await self._new_code(tenant, otp_id, message_id.text, recipient, code_length, ttl_s)
         outcome = await self._store.send(
             SendCommand(
@@ -132,8 +137,10 @@ class OtpService:
                 max_live=self._limits.live_sessions,
                 limits=limits,
                 operation=operation,
+                is_reachable=not unreachable,
             )
         )
+        refuse_unreachable(outcome, unreachable)
         return self._sent(caller, outcome, otp_id.text, message_id.text, masked, purpose, code_length)
 
     async def resend(self, caller: Principal, request: ResendRequest, idempotency_key: str | None = None) -> SentOtp:
@@ -152,6 +159,7 @@ class OtpService:
         if stored is None or (session and session != stored.session):
             raise problem("OTP_NOT_FOUND")
         recipient = self._unseal(stored.to_sealed, tenant, otp_id.text)
+        unreachable = await self._unreachable(tenant, recipient.to, recipient.device_id)
         message_id = new_message_id(partition=otp_id.partition)
         code = await self._new_code(
             tenant, otp_id, message_id.text, recipient, stored.code_length, stored.ttl_ms // 1000
@@ -173,8 +181,10 @@ class OtpService:
                 max_resends=policy.max_resends,
                 limits=limits,
                 operation=operation,
+                is_reachable=not unreachable,
             )
         )
+        refuse_unreachable(outcome, unreachable)
         return self._sent(caller, outcome, otp_id.text, message_id.text, stored.to, stored.purpose, stored.code_length)
 
     async def verify(
@@ -284,13 +294,19 @@ class OtpService:
             region=phone.region(recipient.to),
         )
         code_hash = await self._hasher.hash(otp_id, client_id=tenant.client_id, mode=tenant.mode, code=code)
-        content = Content(recipient.to, rendered.text)
+        content = Content(recipient.to, rendered.text, recipient.device_id)
         return NewCode(
             hash=code_hash,
             sealed_text=self._seal(content, message_id, tenant, message_id, CHANNEL),
             masked_text=rendered.masked,
             parts=rendered.parts,
         )
+
+    async def _unreachable(self, tenant: Tenant, to: str, device_id: str) -> str:
+        """Say why nobody could carry a message now; empty where somebody could."""
+        if self._reach is None:
+            return "INVALID_DEVICE_ID" if device_id else ""
+        return await self._reach.refusal(tenant, CHANNEL, to, device_id)
 
     def _seal(self, content: msgspec.Struct, record_id: str, tenant: Tenant, *bound_to: str) -> bytes:
         plain = msgspec.msgpack.encode(content)

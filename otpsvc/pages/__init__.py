@@ -1,1 +1,1 @@
-"""Pages for people: the API's documentation, and the developer's inbox under `dev`."""
+"""Pages for people: the API's documentation, and under `dev` the inbox, the simulated phone's screen and the demo."""

@@ -1,25 +1,20 @@
 """`/dev/inbox`: the last messages, for whoever develops against the service. It exists under `dev` only.
 
-It shows plain codes. So that no web page on the internet can read it through the developer's browser by pointing a name
-of its own at this machine (DNS rebinding), it answers to addresses and `localhost` only.
+It shows plain codes, so its guard lets no web page on the internet read it through the developer's browser.
 """
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from html import escape
-from typing import Annotated, Any, Protocol
-from urllib.parse import urlsplit
+from typing import Annotated, Protocol
 
 import msgspec
 from litestar import Response, Router, get
-from litestar.connection import ASGIConnection
-from litestar.exceptions import NotFoundException
-from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 
 from otpsvc import phone
 from otpsvc.errors import problem
+from otpsvc.pages.guards import refuse_foreign_names
 from otpsvc.pages.html import HTML, SECURITY_HEADERS, html
 
 _STYLE = (
@@ -77,7 +72,7 @@ def inbox_router(entries: Callable[[str | None], Sequence[InboxEntry]]) -> Route
     return Router(
         "/dev",
         route_handlers=[as_json, as_page],
-        guards=[_refuse_foreign_names],
+        guards=[refuse_foreign_names],
         response_headers=SECURITY_HEADERS,
     )
 
@@ -91,12 +86,3 @@ def _number(to: str | None) -> str | None:
         return phone.normalise("+" + bare if bare[:1].isdecimal() and not bare.startswith("00") else bare)
     except phone.InvalidNumber as error:
         raise problem("INVALID_PHONE_NUMBER", details={"field": "to", "reason": error.reason}) from None
-
-
-def _refuse_foreign_names(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    try:
-        name = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
-        if name != "localhost":
-            ipaddress.ip_address(name)
-    except ValueError:
-        raise NotFoundException from None

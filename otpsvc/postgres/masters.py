@@ -14,13 +14,14 @@ _queries = queries.load("masters")
 
 
 class MasterUse(NamedTuple):
-    """What is known of one slot: whether a process ever had its master first, and the API keys that need it.
+    """What is known of one slot: whether a process ever had its master first, and the API keys and phones that need it.
 
-    A key that is revoked or expired needs nothing.
+    A key that is revoked or expired needs nothing. A phone needs it for its token or its passphrase.
     """
 
     was_current: bool
     living_keys: int
+    phones: int = 0
 
 
 class PostgresMasters:
@@ -66,6 +67,6 @@ class PostgresMasters:
         await self._database.execute(_queries.promote_master, auth_key_id=slot)
 
     async def uses(self) -> dict[bytes, MasterUse]:
-        """Return what is known, by slot; a slot that is missing was never first and has no API key."""
+        """Return what is known, by slot; a slot that is missing was never first and nothing needs it."""
         rows = await self._database.many(_queries.known_masters)
-        return {row["auth_key_id"]: MasterUse(row["was_current"], row["living_keys"]) for row in rows}
+        return {row["auth_key_id"]: MasterUse(row["was_current"], row["living_keys"], row["phones"]) for row in rows}

@@ -1,8 +1,9 @@
 """Every key name, in one table. Nothing else in the package spells one.
 
 A name's hash tag is its place in a cluster: `{p00}` holds everything about the numbers of one partition, `{c:<client>}`
-everything about one client, `{g:<sender>}` everything about one gateway. Numbers appear as blind indexes, sessions and
-addresses as keyed fingerprints: a name tells nothing. Every key expires, except those marked `bounded`.
+everything about one client, its phones too, `{g:<sender>}` everything about one gateway, `{d}` what is due with the
+phones of all clients. Numbers appear as blind indexes, sessions and addresses as keyed fingerprints: a name tells
+nothing. Every key expires, except those marked `bounded`.
 """
 
 from dataclasses import dataclass
@@ -137,6 +138,8 @@ TABLE = (
             "message_receipt",
             "message_tell",
             "number_forget",
+            *("device_seen", "device_left", "device_retire", "device_lapsed"),
+            *("offer_make", "offer_pull", "offer_report", "offer_look"),
             "events_acknowledge",
         ),
         is_bounded=True,
@@ -206,6 +209,96 @@ TABLE = (
         ("receipt_expect", "polls_claim", "polls_end"),
     ),
     # -- end of {g:<sender>}
+    # -- {c:<client>}: the client's own phones, and what each of them is given to send
+    KeySpec(
+        "{c:<client>}:device:<device>",
+        "hash",
+        "one phone: what it may do, its SIMs and budget, whether it is there, its last error",
+        "7 days after it was last heard of",
+        (
+            *("device_seen", "device_refresh", "device_left", "device_retire", "device_lapsed"),
+            *("offer_make", "offer_report", "offer_look"),
+        ),
+    ),
+    KeySpec(
+        "{c:<client>}:pool:<mode>",
+        "zset",
+        "device -> until when it counts as there",
+        "7 days after the last call of any",
+        ("device_seen", "device_left", "device_retire", "offer_look"),
+    ),
+    KeySpec(
+        "{c:<client>}:spent:<mode>",
+        "string",
+        "nothing: of a large pool every phone was just found over its budget",
+        "1 s",
+        ("offer_make", "offer_report", "offer_look"),
+    ),
+    KeySpec(
+        "{c:<client>}:streams:<device>",
+        "zset",
+        "open stream -> until when it counts as alive",
+        "10 min after the last sign of one",
+        ("device_seen", "device_left"),
+    ),
+    KeySpec(
+        "{c:<client>}:inbox:<device>",
+        "zset",
+        "message id -> when it was offered: what waits for one phone, and what it has said nothing of; at most 500",
+        "1 h after the last offer",
+        ("offer_make", "offer_pull", "offer_report", "offer_look", "offer_withdraw", "number_forget"),
+    ),
+    KeySpec(
+        "{c:<client>}:sim:<device>:<slot>",
+        "zset",
+        "message id -> when it was pulled, or the end of its code: what counts against one SIM's budget",
+        "the window and 1 h after the last",
+        ("offer_make", "offer_pull", "offer_report", "offer_look", "offer_withdraw", "number_forget"),
+    ),
+    KeySpec(
+        "{c:<client>}:recipients:<device>:<slot>",
+        "zset",
+        "blind index of a number -> when last: whom one SIM wrote to",
+        "25 h after the last",
+        ("offer_make", "offer_pull", "offer_report", "offer_look", "offer_withdraw", "number_forget"),
+    ),
+    KeySpec(
+        "{c:<client>}:offer:<message_id>",
+        "hash",
+        "one message in the pool: for whom and until when, who has it, what each phone made of it, what is to be told",
+        "a day past its code's end; 1 h once the message was told what came of it",
+        (
+            *("offer_make", "offer_pull", "offer_report", "offer_look", "offer_withdraw", "offer_done"),
+            "number_forget",
+        ),
+    ),
+    KeySpec(
+        "{c:<client>}:text:<message_id>",
+        "string",
+        "number and text as a phone will get them, AES-256-GCM",
+        "until its code has ended, or nobody is to send it any more",
+        ("offer_make",),
+    ),
+    # -- end of the phones of a client; {d}: those of all clients
+    KeySpec(
+        "{d}:offers",
+        "zset",
+        "client and message id -> when to look at the offer",
+        "bounded by queue_limit",
+        (
+            *("offer_make", "offer_pull", "offer_report", "offer_look", "offer_withdraw", "offer_done", "offers_due"),
+            *("device_left", "device_retire", "device_lapsed", "number_forget"),
+        ),
+        is_bounded=True,
+    ),
+    KeySpec(
+        "{d}:presence",
+        "zset",
+        "client, mode and device -> when to look whether it is still there",
+        "bounded by the number of devices",
+        ("device_seen", "device_left", "device_retire", "device_lapsed", "devices_due", "offer_look"),
+        is_bounded=True,
+    ),
 )
 
 
@@ -229,13 +322,42 @@ class PartitionKeys:
         self.events = base + "events"
 
 
+class DeviceKeys:
+    """The names of one client's phones. A `…_base` is a name short of its last part: a device, a mode or a message.
+
+    What is about a SIM ends with device and slot, a colon between them.
+    """
+
+    def __init__(self, prefix: str, client_id: str) -> None:
+        base = f"{prefix}:{{c:{client_id}}}:"
+        self.device_base = base + "device:"
+        self.pool_base = base + "pool:"
+        self.spent_base = base + "spent:"
+        self.streams_base = base + "streams:"
+        self.inbox_base = base + "inbox:"
+        self.sim_base = base + "sim:"
+        self.recipients_base = base + "recipients:"
+        self.offer_base = base + "offer:"
+        self.text_base = base + "text:"
+
+
 class Keys:
-    """All names of an installation, by partition, by client and by sender."""
+    """All names of an installation, by partition, by client and by sender.
+
+    `device_calls` names a channel, under which nothing is kept.
+    """
 
     def __init__(self, prefix: str, partitions: int) -> None:
         self._prefix = prefix
         self.barrier = f"{prefix}:barrier"
+        self.offers = f"{prefix}:{{d}}:offers"
+        self.presence = f"{prefix}:{{d}}:presence"
+        self.device_calls = f"{prefix}:calls"
         self.partitions = tuple(PartitionKeys(prefix, number) for number in range(partitions))
+
+    def devices(self, client_id: str) -> DeviceKeys:
+        """Return the names of a client's phones."""
+        return DeviceKeys(self._prefix, client_id)
 
     def idempotency(self, client_id: str, mode: str, key: str) -> str:
         """Name the stored answer of one Idempotency-Key (given as fingerprint)."""

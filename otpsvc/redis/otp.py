@@ -62,6 +62,7 @@ class RedisOtpStore:
             "max_attempts": command.max_attempts,
             "max_wrong_guesses": command.max_wrong_guesses,
             "max_live": command.max_live,
+            "is_reachable": int(command.is_reachable),
         }
         status, values = await self._client.run("otp_send", keys, args, is_durable=self._is_durable)
         if status == "accepted":
@@ -90,6 +91,7 @@ class RedisOtpStore:
             "sealed_text": command.sealed_text,
             "grace_ms": command.grace_ms,
             "max_resends": command.max_resends,
+            "is_reachable": int(command.is_reachable),
         }
         status, values = await self._client.run("otp_resend", keys, args, is_durable=self._is_durable)
         if status == "accepted":
@@ -261,7 +263,7 @@ class RedisOtpStore:
 
     async def forget(self, tenant: Tenant, *, partition: int, to_index: str) -> tuple[int, int]:
         """Run `number_forget`."""
-        keys = self._keys.partitions[partition]
+        keys, pool = self._keys.partitions[partition], self._keys.devices(tenant.client_id)
         _, (n_otps, n_messages) = await self._client.run(
             "number_forget",
             {
@@ -269,6 +271,7 @@ class RedisOtpStore:
                 "due": keys.due,
                 "ends": keys.ends,
                 "events": keys.events,
+                "offers": self._keys.offers,
             },
             {
                 "client": tenant.client_id,
@@ -277,6 +280,12 @@ class RedisOtpStore:
                 "message_base": keys.message_base,
                 "sealed_base": keys.sealed_base,
                 "live_base": keys.live_base,
+                "offer_base": pool.offer_base,
+                "text_base": pool.text_base,
+                "inbox_base": pool.inbox_base,
+                "sim_base": pool.sim_base,
+                "recipients_base": pool.recipients_base,
+                "is_fenced": self._is_fenced,
                 "event_id": new_event_id(),
             },
             is_repeatable=False,

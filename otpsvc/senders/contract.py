@@ -12,12 +12,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import msgspec
 
 from otpsvc.clock import Clock
+from otpsvc.senders.rejections import ERROR_OF, RULES, RejectionKind, Rule
 from otpsvc.settings_values import Secret
+
+if TYPE_CHECKING:
+    from otpsvc.senders.ports import PhonePool
 
 __all__ = (
     "ERROR_OF",
@@ -68,6 +72,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     within so many seconds, so that its absence means something; None where nobody should wait for one.
     `polls_every_s`: how often `poll` is asked about a message that has no last receipt yet; None: never. `owns_code`:
     the gateway makes a code of its own, sends that instead of our text, and `check` compares a guess with it.
+    `is_pool`: the sender chooses among ways of each client's own (phones) and passes the bad ones itself, so no breaker
+    counts its failures, which would hurt other clients; and a message can be pinned to one of them (`device_id`).
     """
 
     channels: frozenset[Channel]
@@ -81,6 +87,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     receipt_within_s: float | None = None
     polls_every_s: float | None = None
     owns_code: bool = False
+    is_pool: bool = False
 
 
 class OutboundMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +96,7 @@ class OutboundMessage(msgspec.Struct, frozen=True, kw_only=True):
     `to` is E.164 with the plus. `expires_at` is when its code ends (seconds since 1970) and `life_s` how much of that
     was left at the call: a gateway that takes a validity gets it from here. `try_number` starts at 1. `mode` is `live`
     or `test`. `code_length` and `max_attempts` are for gateways that make the code themselves (0: not known).
+    `device_id` names the one phone that may carry it, empty for any.
     """
 
     message_id: str
@@ -102,67 +110,11 @@ class OutboundMessage(msgspec.Struct, frozen=True, kw_only=True):
     try_number: int
     code_length: int = 0
     max_attempts: int = 0
+    device_id: str = ""
 
     def __repr__(self) -> str:
         """Name the message, hide the number and the text."""
         return f"OutboundMessage({self.message_id}, {self.channel})"
-
-
-class RejectionKind(StrEnum):
-    """Why a message was surely not sent, or not delivered: the closed list every gateway's codes are mapped to."""
-
-    INVALID_NUMBER = "invalid_number"  # no such number, on any gateway
-    BLOCKED = "blocked"  # the recipient opted out, or is on a stop list
-    UNSUPPORTED = "unsupported"  # this country, operator, channel or alphabet is not served here
-    TEXT_REFUSED = "text_refused"  # content filter, or a template that was not approved
-    TOO_LONG = "too_long"
-    SENDER_REFUSED = "sender_refused"  # the sender id (origin) is unknown or not permitted
-    NO_CREDIT = "no_credit"
-    UNAUTHORISED = "unauthorised"  # key, token, scope or address list; suspended account
-    MISCONFIGURED = "misconfigured"  # the call itself is wrong: parameter, tariff, unknown device
-    UNAVAILABLE = "unavailable"  # nobody took it: connection refused, no phone online, budget used up
-    UNDELIVERABLE = "undeliverable"  # the network gave up: phone off, absent, radio error
-    GATEWAY_ERROR = "gateway_error"  # refused with a code that no table knows
-
-
-class Rule(NamedTuple):
-    """What follows from a rejection: whether the next sender may carry the message, whether an operator must act."""
-
-    next_may_try: bool
-    needs_operator: bool
-
-
-RULES: Mapping[RejectionKind, Rule] = {
-    RejectionKind.INVALID_NUMBER: Rule(next_may_try=False, needs_operator=False),
-    RejectionKind.BLOCKED: Rule(next_may_try=False, needs_operator=False),
-    RejectionKind.UNSUPPORTED: Rule(next_may_try=True, needs_operator=False),
-    RejectionKind.TEXT_REFUSED: Rule(next_may_try=True, needs_operator=True),
-    RejectionKind.TOO_LONG: Rule(next_may_try=True, needs_operator=False),
-    RejectionKind.SENDER_REFUSED: Rule(next_may_try=True, needs_operator=True),
-    RejectionKind.NO_CREDIT: Rule(next_may_try=True, needs_operator=True),
-    RejectionKind.UNAUTHORISED: Rule(next_may_try=True, needs_operator=True),
-    RejectionKind.MISCONFIGURED: Rule(next_may_try=True, needs_operator=True),
-    RejectionKind.UNAVAILABLE: Rule(next_may_try=True, needs_operator=False),
-    RejectionKind.UNDELIVERABLE: Rule(next_may_try=True, needs_operator=False),
-    RejectionKind.GATEWAY_ERROR: Rule(next_may_try=True, needs_operator=False),
-}
-
-
-# What a caller is told, by the catalogue of errors, where a gateway's own table does not say it better.
-ERROR_OF: Mapping[RejectionKind, str] = {
-    RejectionKind.INVALID_NUMBER: "INVALID_PHONE_NUMBER",
-    RejectionKind.BLOCKED: "BLOCKED_NUMBER",
-    RejectionKind.UNSUPPORTED: "GATEWAY_ERROR",
-    RejectionKind.TEXT_REFUSED: "INVALID_TEMPLATE",
-    RejectionKind.TOO_LONG: "MESSAGE_TOO_LONG",
-    RejectionKind.SENDER_REFUSED: "INVALID_SENDER",
-    RejectionKind.NO_CREDIT: "NO_CREDIT",
-    RejectionKind.UNAUTHORISED: "GATEWAY_ERROR",
-    RejectionKind.MISCONFIGURED: "GATEWAY_ERROR",
-    RejectionKind.UNAVAILABLE: "GATEWAY_UNAVAILABLE",
-    RejectionKind.UNDELIVERABLE: "NETWORK_ERROR",
-    RejectionKind.GATEWAY_ERROR: "GATEWAY_ERROR",
-}
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -204,12 +156,17 @@ Outcome = Accepted | Rejected | RetryLater | Unknown
 
 
 class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message this sender accepted earlier, for `poll` and `cancel`. `sent_at`: seconds since 1970."""
+    """A message this sender accepted earlier, for `poll` and `cancel`. `sent_at`: seconds since 1970.
+
+    `client_id` and `mode` say whose it is, where that is known: for `cancel` always.
+    """
 
     message_id: str
     provider_id: str | None
     channel: Channel
     sent_at: float
+    client_id: str = ""
+    mode: str = ""
 
 
 class CheckOutcome(StrEnum):
@@ -305,14 +262,15 @@ class SenderContext:
     """What the house lends to a sender.
 
     `is_dev` is true under `otpsvc dev` only. `public_url` is where the house is reached from outside, None if nobody
-    has said. `take_receipts` is for receipts that come over a connection of the sender's own; it raises ApiError where
-    they could not be kept, so that the gateway can be made to repeat them. None where this process only checks settings
-    or answers requests.
+    has said. `phones` is the pool of the clients' own phones. `take_receipts` is for receipts that come over a
+    connection of the sender's own; it raises ApiError where they could not be kept, so that the gateway can be made to
+    repeat them. None where this process only checks settings or answers requests.
     """
 
     is_dev: bool
     clock: Clock
     public_url: str | None = None
+    phones: "PhonePool | None" = None
     take_receipts: Callable[[str, Sequence[Receipt]], Awaitable[None]] | None = None
 
 

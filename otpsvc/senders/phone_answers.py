@@ -1,4 +1,4 @@
-"""What gateways in front of Android phones have in common: reasons in free text.
+"""What gateways in front of Android phones, and phones of our own, have in common: reasons in free text.
 
 They tell failures in words, some of them the phone's own. A word counts only if a row of a map knows it, and only the
 row's own words are passed on: the text of a gateway must never leave this file, because it can hold the number.
@@ -19,11 +19,14 @@ from otpsvc.senders.contract import (
     Rejected,
     RejectionKind,
 )
-from otpsvc.senders.error_maps import GatewayMap
+from otpsvc.senders.error_maps import GatewayMap, MapRow
 from otpsvc.senders.http_client import GatewayAnswer
 
 _MAX_REASON_CHARS = 500
 _RESULT_NAME = re.compile(r"RESULT_[A-Z_]{3,60}")
+_UNMAPPED = "unmapped reason"
+# A phone of our own that cannot send is not a gateway out of order: it is passed, and says so by its own kind.
+_OWN_KINDS = {"DEVICE_OFFLINE": RejectionKind.DEVICE_OFFLINE, "NETWORK_ERROR": RejectionKind.UNDELIVERABLE}
 
 
 class PhoneMap:
@@ -52,21 +55,34 @@ class PhoneMap:
 
     def failure(self, *words: object) -> tuple[RejectionKind, str]:
         """Say why a phone failed, with words of ours; GATEWAY_ERROR where no row knows any of the gateway's words."""
+        row = self.failure_row(*words)
+        return (RejectionKind(row.outcome), row.code) if row else (RejectionKind.GATEWAY_ERROR, _UNMAPPED)
+
+    def failure_row(self, *words: object) -> MapRow | None:
+        """Return the row of the first of these words that any row knows."""
         for word in words:
             text = str(word)[:_MAX_REASON_CHARS].strip() if isinstance(word, str | int) else ""
             found = _RESULT_NAME.search(text)
             row = self._android.row("failure", found[0] if found else text)
             if row is not None:
-                return RejectionKind(row.outcome), row.code
+                return row
             if (code := self._phrase("failure", text)) is not None:
-                return self._own.kind(code), code
-        return RejectionKind.GATEWAY_ERROR, "unmapped reason"
+                return self._own.row("failure", code)
+        return None
 
     def _phrase(self, table: str, word: object) -> str | None:
         """Find the longest code of a table that stands anywhere in the text."""
         text = word[:_MAX_REASON_CHARS].casefold() if isinstance(word, str) else ""
         codes = [row.code for (of, code), row in self._own.rows.items() if of == table and code in text]
         return max(codes, key=len, default=None)
+
+
+def phone_failure(text: str) -> tuple[RejectionKind, str]:
+    """Say why a phone of our own failed, by what it reports (`maps/phones.csv`): the kind, and a short word of ours."""
+    row = PhoneMap("phones").failure_row(text)
+    if row is None:
+        return RejectionKind.GATEWAY_ERROR, _UNMAPPED
+    return _OWN_KINDS.get(row.error, RejectionKind(row.outcome)), row.code
 
 
 def too_large(request: ReceiptRequest) -> ReceiptRefusal | None:

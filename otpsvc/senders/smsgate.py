@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from otpsvc.phone_encryption import encrypted
 from otpsvc.senders.addresses import check_url
 from otpsvc.senders.answers import fields, gateway_id, moment, our_id
 from otpsvc.senders.contract import (
@@ -40,7 +41,6 @@ from otpsvc.senders.phone_answers import PhoneMap, first_of, object_in, too_larg
 from otpsvc.senders.proofs import is_fresh
 from otpsvc.senders.questions import ask_each, gateway_time
 from otpsvc.senders.smsgate_access import Access
-from otpsvc.senders.smsgate_encryption import encrypted
 from otpsvc.senders.smsgate_settings import SmsGateSettings
 
 PRIORITY = 100  # from here on the phone's own pauses, limits and working hours do not hold

@@ -95,16 +95,16 @@ class QueuedMessage:
         if self.token != token:
             return False
         self.settled_by = token
-        self._take_tried(tried, may_duplicate=False)
+        self._take_tried(tried, may_duplicate=False, was=dict(self.asked))
         return True
 
     def begin(self, sender: str, tried: Sequence[Tried], *, now: float, may_duplicate: bool) -> None:
         """Write down who is called."""
         before = self.claimed.begun_by or self.claimed.awaiting
-        was_silent = {name for name, state in self.asked.items() if state == "silent"}
+        was = dict(self.asked)
         if before not in ("", sender) and self.asked.get(before, "").partition(":")[0] not in ("failed", "rejected"):
             self.asked[before] = "silent"
-        self._take_tried(tried, may_duplicate=may_duplicate, was_silent=was_silent)
+        self._take_tried(tried, may_duplicate=may_duplicate, was=was)
         self.asked[sender] = "begun"
         self.provider_ids.pop(sender, None)
         if self.claimed.begun_by != sender:
@@ -220,16 +220,22 @@ class QueuedMessage:
         is_open = self.events[-1] == (MessageStatus.FAILED, UNKNOWN_OUTCOME)
         return is_open and fact.status in ("sent", "delivered") and word not in ("failed", "rejected")
 
-    def _take_tried(self, tried: Sequence[Tried], *, may_duplicate: bool, was_silent: set[str] | None = None) -> None:
-        silent = was_silent if was_silent is not None else {n for n, state in self.asked.items() if state == "silent"}
-        for name, outcome in ((one.sender, one.outcome) for one in tried):
+    def _take_tried(self, tried: Sequence[Tried], *, may_duplicate: bool, was: dict[str, str]) -> None:
+        told = {name for name in self._duplicated if was.get(name, "begun") != "begun"}
+        for name, word in ((one.sender, one.outcome) for one in tried):
+            has_failed = word == "silent" and self._has_failed(name)
+            outcome = self._kind(name) if has_failed else word
             is_silent = outcome == "silent"
             is_duplicate = is_silent and may_duplicate
-            is_told = is_silent and (name in self._duplicated or (name in silent and not is_duplicate))
+            is_told = is_silent and (name in told or (was.get(name) == "silent" and not is_duplicate))
+            is_told = is_told or (has_failed and (name in told or self.told_failed == name))
             is_news = outcome not in _MAY_BE_ASKED_AGAIN or self.claimed.tries <= _TOLD_TRIES
             if is_news and not is_told:
                 self.tried.append((name, outcome, is_duplicate))
+                if has_failed:
+                    self.told_failed = name
             if is_duplicate:
+                told.add(name)
                 self._duplicated.add(name)
             if self._has_failed(name) or self.asked.get(name) == "sent" or name == self._answered_by():
                 continue

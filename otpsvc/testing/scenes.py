@@ -126,6 +126,8 @@ class Stage:
             provider_id=provider_id,
             channel=message.channel,
             sent_at=scene.sender.context.clock.time(),
+            client_id=message.client_id,
+            mode=message.mode,
         )
 
 

@@ -8,7 +8,7 @@ from litestar.params import FromPath
 
 from otpsvc.clients.auth import Authenticator
 from otpsvc.events.lookup import OtpLookup
-from otpsvc.http.auth import caller_of
+from otpsvc.http.auth import caller_of, device_of
 from otpsvc.http.bodies import BodyReader, idempotency_key
 from otpsvc.http.metered import CallMeter, ended_as, metered
 from otpsvc.http.openapi import BODY_ERRORS, described
@@ -40,6 +40,7 @@ _WRONG = {
 }
 
 _LIMIT_ERRORS = ("OTP_COOLDOWN", "OTP_RATE_LIMIT", "RATE_LIMIT_EXCEEDED", "IDEMPOTENCY_CONFLICT")
+_PHONE_ERRORS = ("INVALID_DEVICE_ID", "DEVICE_OFFLINE", "NO_DEVICE_AVAILABLE")
 _SEND_OPERATION = described(
     body=wire.SendBody,
     answers=[wire.SendAnswer],
@@ -50,8 +51,10 @@ _SEND_OPERATION = described(
         "MESSAGE_TOO_LONG",
         *_LIMIT_ERRORS,
         "OTP_LOCKED_OUT",
+        *_PHONE_ERRORS,
     ],
     takes_idempotency_key=True,
+    takes_device_id=True,
 )
 _VERIFY_ERRORS = (
     *BODY_ERRORS,
@@ -81,7 +84,7 @@ def otp_router(
         """Make a code, send it to `to`, answer with all that a user interface needs to show."""
         caller = await caller_of(request, authenticator)
         body = await bodies.read(request, _SEND)
-        return _sent(request, await service.send(caller, body.to_request(), idempotency_key(request)))
+        return _sent(request, await service.send(caller, body.to_request(device_of(request)), idempotency_key(request)))
 
     @post(
         "/otp/{otp_id:str}/verify",
@@ -128,6 +131,7 @@ def otp_router(
                 "OTP_MAX_ATTEMPTS",
                 "OTP_RESEND_LIMIT",
                 *_LIMIT_ERRORS,
+                *_PHONE_ERRORS,
             ],
             takes_idempotency_key=True,
         ),

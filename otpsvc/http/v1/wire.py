@@ -34,7 +34,7 @@ class SendBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     metadata: dict[str, Any] | None = None
     webhook_url: None = None
 
-    def to_request(self) -> SendRequest:
+    def to_request(self, device_id: str | None = None) -> SendRequest:
         """Fold the spellings into one; raises ApiError VALIDATION_ERROR where they disagree."""
         minutes = self.expiry_minutes
         return SendRequest(
@@ -49,6 +49,7 @@ class SendBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             session=self.session,
             end_user_ip=self.end_user_ip,
             metadata=self.metadata,
+            device_id=device_id,
         )
 
 
@@ -217,6 +218,7 @@ class HistoryEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
     attempt: int | None = None
     sender: str | None = None
     reason: str | None = None
+    device_id: str | None = None
 
     @classmethod
     def of(cls, step: Step) -> "HistoryEntry":
@@ -228,6 +230,7 @@ class HistoryEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
             attempt=step.attempt,
             sender=step.sender,
             reason=step.reason,
+            device_id=step.device_id,
         )
 
 

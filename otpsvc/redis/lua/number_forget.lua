@@ -1,13 +1,17 @@
 --[[
 number_forget: erase one number from the records of one client and mode. What is pending ends as cancelled.
 
-What limits the number stays: its names hold a blind index only, and forgetting must hand nobody new codes.
+What a phone has not pulled is taken back and gives its budget back; one that has pulled it is asked to drop it.
+
+What limits the number stays, and what its pulled messages count against a SIM: these hold a blind index only, and
+forgetting must hand nobody new codes, nor a SIM more recipients than it may write to.
 
 KEYS
   sends         zset, this client's and mode's codes to the number: every record that could still name it is in there
   due           zset, when each waiting message is next due
   ends          zset, OTP, client and mode -> when its life is over
   events        stream
+  offers        zset, client and message id -> when to look at the offer
 ARGV
   client
   mode
@@ -15,6 +19,12 @@ ARGV
   message_base
   sealed_base
   live_base
+  offer_base    names of the client's other keys, short of their last part
+  text_base
+  inbox_base
+  sim_base
+  recipients_base
+  is_fenced     1 where OTPs end with the history that they were made in
   event_id
 Returns
   forgotten     how many OTPs, how many messages named the number until now
@@ -27,11 +37,17 @@ Events
 -- include event_ids
 -- include end_otp
 -- include end_message
+-- include offer_changes
 
 local now = now_ms()
-local messages, otps, known = {}, {}, {}
+local messages, otps, known, offers = {}, {}, {}, {}
 local n_messages, n_otps = 0, 0
-for _, message_id in ipairs(redis.call('ZRANGE', key.sends, 0, -1)) do
+local message_ids = redis.call('ZRANGE', key.sends, 0, -1)
+for _, message_id in ipairs(message_ids) do
+  local offer = offer_facts(arg.offer_base .. message_id, message_id)
+  if offer and offer.mode == arg.mode then
+    offers[#offers + 1] = offer
+  end
   local message = message_facts(message_id)
   if message.client == arg.client and message.mode == arg.mode then
     messages[#messages + 1] = message
@@ -54,9 +70,33 @@ for _, message_id in ipairs(redis.call('ZRANGE', key.sends, 0, -1)) do
     end
   end
 end
+-- The latest first, so that each finds counted what those after it have left.
+table.sort(offers, function(one, other) return one.recipient_at > other.recipient_at end)
+local counted = {}
+for _, offer in ipairs(offers) do
+  local lying = be_withdrawn(offer)
+  if lying then
+    local counted_at = counted[lying.sim] or lying.counted_at
+    lying.is_last = counted_at == offer.recipient_at
+    counted[lying.sim] = lying.is_last and (tonumber(lying.was_at) or -1) or counted_at
+    if not another_may_have(offer, '') then
+      owe(offer, 'cancelled', 'send_timeout')
+    end
+  end
+  offer.lying = lying
+end
 
 -- All is read and decided; from here on only writes.
 local told = 0
+for _, offer in ipairs(offers) do
+  write_offer(offer)
+  if offer.lying then
+    take_back(offer, offer.lying)
+  end
+  if not is_told(offer) or another_may_have(offer, '') then
+    look_at(offer, now)
+  end
+end
 for _, otp in ipairs(otps) do
   redis.call('HSET', arg.otp_base .. otp.id, 'to', '', 'to_sealed', '', 'metadata', '')
   if otp.is_pending then
@@ -73,5 +113,8 @@ for _, message in ipairs(messages) do
     end_unwanted(nth_event_id(told), 'message.cancelled', message, 'forgotten', now)
     told = told + 1
   end
+end
+for _, message_id in ipairs(message_ids) do
+  redis.call('DEL', arg.text_base .. message_id)
 end
 return {'forgotten', n_otps, n_messages}

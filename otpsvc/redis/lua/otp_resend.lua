@@ -40,6 +40,7 @@ ARGV
   otp_base           names of other records in this partition, short of their id
   message_base
   sealed_base
+  is_reachable       1 where somebody could carry it, else 0
   is_fenced          1 where OTPs end with the history that they were made in
   event_id
 Returns
@@ -51,6 +52,7 @@ Returns
   expired        now
   locked         now
   resend_limit   now
+  unreachable    now: no phone could carry it
   cooldown       now, when, otp_id of the code that was sent if it is still pending
   number_limit   now, when
   address_limit  now, when

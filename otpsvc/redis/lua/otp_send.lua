@@ -49,6 +49,7 @@ ARGV
   otp_base           names of other records in this partition, short of their id
   message_base
   sealed_base
+  is_reachable       1 where somebody could carry it, else 0
   is_fenced          1 where OTPs end with the history that they were made in
   event_id
 Returns
@@ -56,6 +57,7 @@ Returns
   replayed       now, otp_id, message_id, purpose, channel, code_length, expires_at, resend_at, status, attempts left
   conflict       now: the Idempotency-Key belongs to another request
   locked_out     now, when the next code is allowed
+  unreachable    now: no phone could carry it
   cooldown       now, when, otp_id of the code that was sent if it is still pending
   number_limit   now, when
   address_limit  now, when

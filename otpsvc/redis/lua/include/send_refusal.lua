@@ -4,6 +4,9 @@
 local HOUR_MS = 3600000
 
 local function send_refusal(now)
+  if arg.is_reachable ~= '1' then
+    return {'unreachable', now}
+  end
   local last = redis.call('GET', key.cooldown)
   if last and tonumber(arg.cooldown_ms) > 0 then
     local sent_at, otp_id = string.match(last, '^(%d+) (.+)$')

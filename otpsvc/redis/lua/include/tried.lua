@@ -15,15 +15,25 @@ local function tell_tried(message, sender, outcome, is_duplicate, now)
 end
 
 -- Takes pairs of sender and outcome into `message.by`, and returns what is to be told of them. That a sender was silent
--- is told once, and once more if it turns out that somebody else was called nevertheless.
+-- is told once, and once more if it turns out that somebody else was called nevertheless. One that has said meanwhile that
+-- it failed was not silent, and that is told.
 local function take_tried(message, words, may_duplicate)
   local news = {}
   for sender, outcome in string.gmatch(words, '(%S+) (%S+)') do
+    local failure = outcome == 'silent' and failure_of(message, sender)
+    outcome = failure or outcome
     local is_silent, may_be_asked_again = outcome == 'silent', MAY_BE_ASKED_AGAIN[outcome]
     local is_duplicate = is_silent and may_duplicate
     local is_told = is_silent and (message.dup[sender] or (message.was[sender] == 'silent' and not is_duplicate))
+      or failure and (message.dup[sender] or message.told_failed == sender)
     if not is_told and (not may_be_asked_again or tonumber(message.tries) <= TOLD_TRIES) then
       news[#news + 1] = {sender = sender, outcome = outcome, is_duplicate = is_duplicate}
+      if failure then
+        message.told_failed = sender
+      end
+    end
+    if is_duplicate then
+      message.dup[sender] = '1'
     end
     if not failure_of(message, sender) and message.by[sender] ~= 'sent' and sender ~= answered_by(message) then
       message.by[sender] = not may_be_asked_again and (is_silent and 'silent' or 'rejected:' .. outcome) or nil
