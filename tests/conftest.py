@@ -7,7 +7,7 @@ and a database of its own. Imitations of the stores must never take their place 
 import asyncio
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from otpsvc.embedded import RunningStores, start_stores
+from tests.pages.chromium import missed
 
 MIGRATED = "otpsvc_migrated"
 _database_numbers = itertools.count(1)
@@ -79,3 +80,12 @@ def prepared_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_dir(prepared_data_dir: Path, tmp_path: Path) -> Path:
     """A data directory of this test's own, made already but with nothing running on it."""
     return Path(shutil.copytree(prepared_data_dir, tmp_path / ".otpsvc"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """Say in the last lines of a run if nobody looked at the pages."""
+    yield
+    line = missed(terminalreporter.stats.get("skipped", []))
+    if line is not None:
+        terminalreporter.write_line(line, yellow=True, bold=True)

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from otpsvc.cli_devices import device
+from otpsvc.devices.model import Gone
+from otpsvc.devices.policy import Budget, DeviceSettings
 from otpsvc.errors import CATALOGUE
-from otpsvc.http.v1 import wire
+from otpsvc.http.v1 import wire, wire_devices
 from otpsvc.http.v1.wire_messages import MessageAnswer
 from otpsvc.http.v1.wire_numbers import ForgetAnswer, ForgetBody
 from otpsvc.otp.policy import PURPOSES
+from otpsvc.senders.phones import PhonesSettings
 
 ROOT = Path(__file__).parent.parent
 API = (ROOT / "docs/api.md").read_text("utf-8")
@@ -56,10 +60,31 @@ _ANSWERS = (
     wire.HistoryEntry,
     MessageAnswer,
     ForgetAnswer,
+    wire_devices.PairingAnswer,
+    wire_devices.PairingListAnswer,
+    wire_devices.OpenPairingEntry,
+    wire_devices.ClosedPairingAnswer,
+    wire_devices.DeviceAnswer,
+    wire_devices.SimEntry,
+    wire_devices.BudgetEntry,
+    wire_devices.DeviceListAnswer,
+    wire_devices.DeletedDeviceAnswer,
+)
+_BODIES = (
+    wire.SendBody,
+    wire.VerifyBody,
+    wire.VerifyOtpBody,
+    wire.ResendBody,
+    ForgetBody,
+    wire_devices.PairBody,
+    wire_devices.ConfirmBody,
+    wire_devices.DevicePatch,
+    wire_devices.BudgetPatch,
+    wire_devices.Quiet,
 )
 
 
-@pytest.mark.parametrize("body", [wire.SendBody, wire.VerifyBody, wire.VerifyOtpBody, wire.ResendBody, ForgetBody])
+@pytest.mark.parametrize("body", _BODIES)
 def test_every_field_that_a_call_takes_is_explained(body: type[wire.SendBody]) -> None:
     for field in body.__struct_fields__:
         assert f"`{field}`" in API, field
@@ -102,3 +127,32 @@ def test_the_commands_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+DEVICES = (ROOT / "docs/devices.md").read_text("utf-8")
+
+
+def test_every_command_on_devices_is_explained() -> None:
+    for name, command in device.commands.items():
+        assert f"`{name}" in DEVICES or f"`otpsvc device {name}" in DEVICES, name
+        for option in command.params:
+            if option.opts[0] in ("--messages", "--window-s", "--recipients", "--quiet", "--zone", "--spare"):
+                assert option.opts[0] in DEVICES
+
+
+def test_the_words_for_phones_that_have_gone_are_explained() -> None:
+    for word in Gone:
+        assert f"`{word}`" in DEVICES
+        assert f"`{word}`" in API
+
+
+def test_the_defaults_that_the_page_on_devices_names_are_those_of_the_code() -> None:
+    budget, settings = Budget(), DeviceSettings()
+    assert f"| {budget.messages_per_window} | messages in any stretch of |" in DEVICES
+    assert f"| {budget.window_s} | so many seconds |" in DEVICES
+    assert f"| {budget.recipients_per_day} | different numbers" in DEVICES
+    assert f"`devices.online_s` ({settings.online_s:g} s)" in DEVICES
+    assert f"`devices.keep_alive_s` ({settings.keep_alive_s:g} s)" in DEVICES
+    phones = PhonesSettings()
+    for field in phones.__struct_fields__:
+        assert f"{field} = {getattr(phones, field):g}" in DEVICES, field

@@ -105,7 +105,7 @@ def test_what_it_printed_works_when_pasted(dev: Program, home: Path) -> None:
     entry = httpx.get(inbox).json()[0]
     assert entry["message_id"] == sent["message_id"]
     (code,) = re.findall(r"\d{6}", entry["text"])
-    verified = json.loads(run(verify.replace("<otp_id>", sent["otp_id"]).replace("<code from the inbox>", code)))
+    verified = json.loads(run(verify.replace("<otp_id>", sent["otp_id"]).replace("<code from the phone>", code)))
     assert verified["valid"] is True
     assert code in httpx.get(f"{url}/dev/inbox").text
 

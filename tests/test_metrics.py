@@ -51,11 +51,15 @@ async def _owed() -> int:
     return 9
 
 
+async def _devices() -> int:
+    return 3
+
+
 async def _gates() -> dict[str, tuple[int, int]]:
     return {"acme": (2, 3)}
 
 
-WELL = Probes(_queues, _events, _owed, {"redis": _nothing, "postgresql": _nothing}, _gates)
+WELL = Probes(_queues, _events, _owed, {"redis": _nothing, "postgresql": _nothing}, _gates, _devices)
 
 
 def scraped(of: Metrics, probes: Probes = WELL, accept: str = "") -> str:
@@ -113,6 +117,10 @@ def test_every_label_of_a_counter_is_closed() -> None:
         ("otpsvc_sender_holds_total", "sender"),
         ("otpsvc_possible_duplicates_total", "sender"),
         ("otpsvc_receipts_total", "sender"),
+        ("otpsvc_offers_total", "sender"),
+        ("otpsvc_takeovers_total", "sender"),
+        ("otpsvc_phone_reports_total", "sender"),
+        ("otpsvc_phone_sent_seconds", "sender"),
         ("otpsvc_call_seconds", "call"),  # that of otpsvc_calls_total
     }
     assert open_ones == closed
@@ -189,7 +197,7 @@ def test_a_store_that_is_away_is_left_out(opened: Callable[[], Metrics], monkeyp
         return (1, 1.0)
 
     monkeypatch.setattr(metrics, "PROBE_TIMEOUT_S", 0.05)
-    text = scraped(opened(), Probes(fails, hangs, _owed, {"redis": fails, "postgresql": hangs}, fails))
+    text = scraped(opened(), Probes(fails, hangs, _owed, {"redis": fails, "postgresql": hangs}, fails, fails))
     assert "otpsvc_queue" not in text
     assert "otpsvc_events_unwritten" not in text
     assert "otpsvc_events_owed_max 9.0" in text

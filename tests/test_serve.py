@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from otpsvc.app import client_service, open_database_of
+from otpsvc.app import client_service
+from otpsvc.app_stores import open_database_of
 from otpsvc.clients.model import Mode
 from otpsvc.serving import PortTakenError, bind, listen
 from otpsvc.settings import load

@@ -95,8 +95,10 @@ def test_every_kind_of_value_is_read_from_text() -> None:
         "OTPSVC_LOG_LEVEL": " debug ",
         "OTPSVC_HTTP_PUBLIC_URL": "https://otp.example.com",
         "OTPSVC_HTTP_PORT": "",
+        "OTPSVC_HTTP_TRUSTED_PROXIES": "10.0.0.5, 2001:db8::/32",
     }
     settings = load(None, environ)
+    assert settings.http.trusted_proxies == ("10.0.0.5", "2001:db8::/32")
     assert settings.http.body_timeout_s == 2.5
     assert settings.otp.purposes == ("login", "registration")
     assert settings.delivery.senders == ("phones", "vonage-eu")
@@ -115,6 +117,10 @@ def test_every_kind_of_value_is_read_from_text() -> None:
         ("HTTP_BODY_TIMEOUT_S", "inf", "http.body_timeout_s must be a number from 0.1 to 120"),
         ("HTTP_PUBLIC_URL", "https://x/", "http.public_url must be http(s)://… with no / last"),
         ("HTTP_HOST", "a b", "http.host must be a host name or an address"),
+        ("HTTP_TRUSTED_PROXIES", "10.0.0.5,proxy", "http: trusted_proxies must be addresses or networks"),
+        ("HTTP_TRUSTED_PROXIES", "10.0.0.5/8", "http: trusted_proxies must be addresses or networks"),
+        ("HTTP_TRUSTED_PROXIES", "*", "http: trusted_proxies must be addresses or networks"),
+        ("HTTP_TRUSTED_PROXIES", "::/0", "http: trusted_proxies must not be everybody"),
         ("REDIS_PARTITIONS", "257", "redis.partitions must be a whole number from 1 to 256"),
         ("REDIS_URL", "http://x", "redis: url must start with redis:// or rediss:// or unix://"),
         ("DATABASE_URL", "x", "database: url must start with postgresql:// or postgres://"),

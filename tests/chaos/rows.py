@@ -37,6 +37,10 @@ class Reader:
         """How many messages are on their way."""
         return sum([await self._redis.zcard(partition.due) for partition in self._partitions])
 
+    async def offers_due(self) -> int:
+        """How many messages the phones have of which not all is told yet."""
+        return int(await self._redis.zcard(self._keys.offers))
+
     async def owed(self) -> int:
         """How many events wait for the drain or will come from what lives: what the bound on events is about.
 
@@ -102,6 +106,7 @@ class Reader:
 
     async def _immortal(self) -> list[str]:
         bounded = {name for keys in self._partitions for name in (keys.due, keys.ends, keys.events)}
+        bounded |= {self._keys.offers, self._keys.presence}
         return [
             name.decode()
             async for name in self._redis.scan_iter(count=1000)

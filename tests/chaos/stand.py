@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from otpsvc.app import client_service, open_database_of
+from otpsvc.app import client_service
+from otpsvc.app_stores import open_database_of
 from otpsvc.settings import Settings, load
 from tests.chaos.calls import Line
 from tests.chaos.evidence import Evidence
@@ -52,7 +53,7 @@ class Stand:
             "OTPSVC_DELIVERY_LEASE_S": str(LEASE_S),
             "OTPSVC_DELIVERY_STEP_TIMEOUT_S": "1",
             "OTPSVC_CONFIG": str(self._write_routes(listed)),
-            **sender("once", self.ledger.path, down=str(self.down)),
+            **(sender("once", self.ledger.path, down=str(self.down)) if "once" in listed else {}),
             **(sender("often", self.ledger.path, is_idempotent="true") if "often" in listed else {}),
             "OTPSVC_DELIVERY_SENDERS": listed,
             **variables,

@@ -94,6 +94,7 @@ class Stand:
     outlets: Outlets
     http: httpx.AsyncClient
     headers: Mapping[str, str]
+    address: str = ""
 
     async def send(self, to: str | None = None, **body: Any) -> dict[str, Any]:
         answer = await self.http.post("/v1/otp", json={"to": to or f"+{next(_numbers)}", **body}, headers=self.headers)
@@ -142,8 +143,8 @@ class Stand:
         text = (await self.http.get("/metrics")).text
         wanted = {f'{key}="{value}"' for key, value in labels.items()}
         for line in text.splitlines():
-            metric, _, rest = line.partition("{")
-            given, _, value = rest.rpartition("} ")
+            head, _, value = line.rpartition(" ")
+            metric, _, given = head.rstrip("}").partition("{")
             if metric == name and wanted <= set(given.split(",")):
                 return float(value)
         return 0.0
@@ -178,11 +179,12 @@ async def stand(
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=address, timeout=PATIENCE_S))
         deliveries = [open_delivery(house.stores, outlets) for _ in range(n_workers)]
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(run_server(create_app(house, outlets), sock, stop))
+            tasks.create_task(run_server(create_app(house, outlets, closing=stop), sock, stop))
             tasks.create_task(run_background(house, stop))
+            tasks.create_task(house.phones.calls.run(stop))
             for delivery in deliveries:
                 tasks.create_task(run_delivery(delivery, settings, stop, house.clock))
             try:
-                yield Stand(house, outlets, http, {"X-API-Key": key.text, "X-Client-ID": client.id})
+                yield Stand(house, outlets, http, {"X-API-Key": key.text, "X-Client-ID": client.id}, address)
             finally:
                 stop.set()

@@ -17,6 +17,14 @@ from tests.http.service import PATIENCE_S, Service, running, settings_for
 DATABASE = "http_tests"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def many_pairings() -> Iterator[None]:
+    """The phones of a module are all of one client: let it open as many pairings as it wants."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("otpsvc.devices.passwords.MOST_OPENED", 1_000_000)
+        yield
+
+
 @pytest.fixture(scope="module")
 def own_stores(stores: RunningStores, migrated_template: str) -> Iterator[tuple[str, str]]:
     """The addresses of an emptied Valkey and of a migrated database that one module has for itself."""

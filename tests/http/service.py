@@ -292,11 +292,12 @@ async def _serve(
             liver=Caller(tester.client_id, live.text),
             stranger=await _caller(house, {}),
         )
-        app = create_app(change(house), outlets, has_inbox=has_inbox)
+        app = create_app(change(house), outlets, closing=stop, has_inbox=has_inbox)
         with contextlib.closing(bind("127.0.0.1", 0)) as sock:
             service = dataclasses.replace(service, port=sock.getsockname()[1])
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(run_server(app, sock, stop))
+                tasks.create_task(run_server(app, sock, stop, trusted_proxies=settings.http.trusted_proxies))
+                tasks.create_task(house.phones.calls.run(stop))
                 if delivers:
                     tasks.create_task(
                         run_worker(

@@ -158,10 +158,13 @@ async def test_the_route_gives_what_is_counted(tmp_path: Path) -> None:
     async def gates() -> dict[str, tuple[int, int]]:
         return {"acme": (2, 3)}
 
+    async def devices() -> int:
+        return 4
+
     metrics = open_metrics(tmp_path, installation="otpsvc")
     try:
         metrics.called("send", "accepted", 0.1)
-        scrape = Scrape(metrics, Probes(queues, events, owed, {"redis": nothing}, gates))
+        scrape = Scrape(metrics, Probes(queues, events, owed, {"redis": nothing}, gates, devices))
         async with client_of(metrics_router(scrape)) as client:
             plain = await client.get("/metrics")
             assert plain.status_code == 200

@@ -113,18 +113,18 @@ class GatewayFlows:
         assert self.bring(failed) == 200
         self.comes_to(held.message_id, "failed")
 
-    def through_phones(self) -> None:
+    def through_smsgate(self) -> None:
         sent = self.flows.send(self.number("+33614"))
-        self.held(sent["message_id"], "phones")
-        gateway = self.gateways.phones
+        self.held(sent["message_id"], "smsgate")
+        gateway, path = self.gateways.smsgate, "/receipts/smsgate"
         (held,) = [one for one in gateway.held if one.id == sent["message_id"]]
         said = {"message": held.text, "sender": held.to, "reason": f"{held.text} to {held.to}"}
         for kind in ("sms:sent", "sms:delivered", "sms:received", "sms:failed"):
             event = gateway.event(held, kind, **said)
-            assert self.bring(gateway.posted(event, key=smsgate.OTHER_KEY)) == 401
-            assert self.bring(gateway.posted(event, skew_s=-86_400)) == 401
-            assert self.bring(gateway.posted(event[:-9])) == 400
-            assert self.bring(gateway.posted(event)) in {200, 400}
+            assert self.bring(gateway.posted(event, key=smsgate.OTHER_KEY), path) == 401
+            assert self.bring(gateway.posted(event, skew_s=-86_400), path) == 401
+            assert self.bring(gateway.posted(event[:-9]), path) == 400
+            assert self.bring(gateway.posted(event), path) in {200, 400}
         self.comes_to(held.id, "delivered")
         assert self.flows.verify(sent["otp_id"], code_in(held.text)).json()["valid"] is True
 
@@ -165,6 +165,6 @@ class GatewayFlows:
 
     def all(self) -> list[Callable[[], None]]:
         return [
-            self.through_a_webhook, self.parked, self.through_vonage, self.through_phones, self.goes_on,
+            self.through_a_webhook, self.parked, self.through_vonage, self.through_smsgate, self.goes_on,
             self.is_silent, self.has_a_code_of_the_gateways,
         ]  # fmt: skip

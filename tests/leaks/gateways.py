@@ -20,8 +20,8 @@ NAMES_AFTER_NUMBER, REFUSES, UNMAPPED, TAKES_AND_FAILS = 6, 7, 8, 9
 # Which gateways the numbers of a prefix go through, in their order.
 ROUTES = {
     "+33612": ("local", "vonage"),
-    "+33613": ("vonage", "phones"),
-    "+33614": ("phones", "local"),
+    "+33613": ("vonage", "smsgate"),
+    "+33614": ("smsgate", "local"),
     "+33615": ("owner",),
 }
 SECRETS = (webhook.SECRET, vonage.API_SECRET, vonage.SIGNATURE_SECRET, smsgate.PASSWORD, notificore.API_KEY)
@@ -62,7 +62,7 @@ class IndiscreetVonage(vonage.VonageSmsGateway):
         return {REFUSES: "6", UNMAPPED: "97"}.get(int(form["to"][-1])) or super()._fault(form)
 
 
-class IndiscreetPhones(smsgate.SmsGateDouble):
+class IndiscreetSmsGate(smsgate.SmsGateDouble):
     """A server whose refusals quote."""
 
     def _take(self, request: GatewayRequest) -> Reply:
@@ -80,20 +80,20 @@ class Gateways:
         clock = SystemClock()
         self.local = IndiscreetWebhook(is_deduplicating=False)
         self.vonage = IndiscreetVonage(clock)
-        self.phones = IndiscreetPhones(clock)
+        self.smsgate = IndiscreetSmsGate(clock)
         self.owner = notificore.NotificoreTwoFactorGateway()
         self._numbers = itertools.count(1)
 
     @property
     def doubles(self) -> tuple[GatewayDouble, ...]:
-        return self.local, self.vonage, self.phones, self.owner
+        return self.local, self.vonage, self.smsgate, self.owner
 
     def held(self) -> list[Held]:
         """Every message that one of them took."""
         found = [Held("local", str(body["id"]), str(body["to"]), str(body["text"])) for body in list(self.local.taken)]
         fields = [taken.fields for taken in list(self.vonage.taken)]
         found += [Held("vonage", each["client-ref"], f"+{each['to']}", each["text"]) for each in fields]
-        found += [Held("phones", held.id, held.to, held.text) for held in list(self.phones.held)]
+        found += [Held("smsgate", held.id, held.to, held.text) for held in list(self.smsgate.held)]
         return found
 
     def sessions(self) -> list[tuple[str, str]]:
@@ -101,7 +101,7 @@ class Gateways:
         return [(f"+{one.request['recipient']}", one.code) for one in list(self.owner.sessions.values())]
 
     def tables(self) -> str:
-        """Write the settings of their senders, and the routes to them."""
+        """Write the settings of their senders."""
         tables: dict[str, dict[str, Any]] = {
             "local": {
                 "type": "webhook", "url": f"{self.local.url}/send", "secret": webhook.SECRET, "deduplicates": False,
@@ -111,8 +111,8 @@ class Gateways:
                 "type": "vonage-sms", "api_key": vonage.API_KEY, "api_secret": vonage.API_SECRET, "origin": "Acme",
                 "signature_secret": vonage.SIGNATURE_SECRET, "base_url": self.vonage.url,
             },
-            "phones": {
-                "type": "smsgate", "url": self.phones.base, "username": smsgate.USER, "password": smsgate.PASSWORD,
+            "smsgate": {
+                "type": "smsgate", "url": self.smsgate.base, "username": smsgate.USER, "password": smsgate.PASSWORD,
                 "device_id": smsgate.PHONE, "signing_key": smsgate.KEY,
             },
             "owner": {
@@ -124,8 +124,6 @@ class Gateways:
         for name, table in tables.items():
             lines.append(f"[senders.{name}]\nallow_private = true\nbreaker_failures = 1000")
             lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
-        lines += ["[routes.sms]", "receipt_timeout_s = 2", '"*" = ["first", "second"]']
-        lines += [f"{json.dumps(prefix)} = {json.dumps(senders)}" for prefix, senders in ROUTES.items()]
         return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ from tests.leaks.careless_sender import HABITS
 from tests.leaks.flows import Flows
 from tests.leaks.gateways import SECRETS
 from tests.leaks.needles import Needles
+from tests.leaks.phone_flows import PhoneFlows
 from tests.leaks.places import Hit, Place, hunt, places_of
 from tests.leaks.stack import MASTER, Stack, code_in, running_stack
 from tests.leaks.watchers import Monitor, Processes, Queries
@@ -35,6 +36,7 @@ _ALL_COMMANDS = {
     "commandlog-reply-larger-than": 0,
     "commandlog-large-reply-max-len": 1_000_000,
 }
+_REFUSED = ("messages", "devices", "device_sims", "device_pairings")
 
 
 @dataclass
@@ -53,12 +55,13 @@ class Scene:
 
     def secrets_of(self, *flows: Flows) -> Needles:
         """All that was ever secret in these flows; what the sender was given is what there was to know."""
-        entries, gateways = self.stack.entries(), self.stack.gateways
-        texts = [*(entry["text"] for entry in entries), *(held.text for held in gateways.held())]
-        theirs = {code for _, code in gateways.sessions()}
+        entries, gateways, phones = self.stack.entries(), self.stack.gateways, self.stack.park.learn()
+        texts = [*(entry["text"] for entry in entries), *(held.text for held in gateways.held()), *phones.texts]
+        theirs = {code for _, code in gateways.sessions()} | phones.codes
         return Needles(
             codes={*map(code_in, texts), *theirs}.union(*(each.guesses for each in flows)),
-            numbers={entry["to"] for entry in entries}.union(*(each.numbers for each in flows)),
+            numbers={*(entry["to"] for entry in entries), *phones.numbers}.union(*(each.numbers for each in flows)),
+            credentials=phones.credentials,
             words=[*SECRETS, *self.stack.keys, *(key[21:] for key in self.stack.keys), MASTER, bytes.fromhex(MASTER)],
         )
 
@@ -71,14 +74,19 @@ class Scene:
             name.decode().partition("}:")[2].partition(":")[0] for name in self.raw.scan_iter("*{g:*", count=10_000)
         }
 
-    def tried(self) -> set[str]:
-        """Which ends of a step on a message's way are in the history."""
+    def phone_keys(self) -> set[str]:
+        """Which kinds of keys there are about phones."""
+        names = [name.decode() for name in self.raw.scan_iter("*{[cd]*}:*", count=10_000)]
+        return {name.partition("}:")[2].partition(":")[0] for name in names}
+
+    def outcomes(self, event: str) -> set[str]:
+        """Which outcomes of one kind of event are in the history."""
 
         async def read() -> list[asyncpg.Record]:
             connection = await asyncpg.connect(self.stack.stores.database_url)
             try:
-                query = "SELECT DISTINCT data->>'outcome' AS outcome FROM events WHERE name = 'message.tried'"
-                return list(await connection.fetch(query))
+                query = "SELECT DISTINCT data->>'outcome' AS outcome FROM events WHERE name = $1"
+                return list(await connection.fetch(query, event))
             finally:
                 await connection.close()
 
@@ -138,13 +146,16 @@ class Scene:
         assert answer.status_code == 500, answer.text
         self.raw.delete(name)
 
-    def fill_memory(self, flows: Flows) -> None:
+    def fill_memory(self, flows: Flows, phones: PhoneFlows) -> None:
         """Redis refuses every write."""
         otp_id, code = flows.sent_with_code()
+        phone = phones.office.played_phone()
         self.raw.config_set("maxmemory", 1)
         try:
             assert flows.browser.post("/v1/otp", json={"to": flows.number()}).status_code == 503
             assert flows.verify(otp_id, code).status_code == 503
+            assert phone.calls() == {503}
+            assert phone.registers().status_code == 503
         finally:
             self.raw.config_set("maxmemory", 0)
 
@@ -161,23 +172,38 @@ class Scene:
         wait_until(lambda: httpx.get(f"{self.stack.url}/health/ready").status_code == 200, "a server that is ready")
         assert flows.verify(otp_id, code).status_code < 500
 
-    def refuse_rows(self, flows: Flows) -> None:
+    def refuse_rows(self, flows: Flows, phones: PhoneFlows) -> None:
         """PostgreSQL refuses what it is given, and says at length what that was."""
-        url = self.stack.stores.database_url
-        run_sql(url, "ALTER TABLE messages ADD CONSTRAINT refuses CHECK (false) NOT VALID")
+        url, desk = self.stack.stores.database_url, phones.office
+        phone = desk.played_phone()
+        for table in _REFUSED:
+            run_sql(url, f"ALTER TABLE {table} ADD CONSTRAINT refuses CHECK (false) NOT VALID")
         try:
+            assert desk.browser.post("/v1/devices/pairings").status_code >= 500
+            assert phone.registers().status_code >= 500
+            refused = desk.browser.patch(f"/v1/devices/{phone.id}", json={"passphrase": desk.passphrase()})
+            assert refused.status_code >= 500
             flows.succeeds()
             time.sleep(1)  # for the drain to meet it; whether it does is no part of what is asserted
         finally:
-            run_sql(url, "ALTER TABLE messages DROP CONSTRAINT refuses")
+            for table in _REFUSED:
+                run_sql(url, f"ALTER TABLE {table} DROP CONSTRAINT refuses")
 
-    def use_commands(self, flows: Flows) -> None:
-        """Operators look around, and forget a number."""
+    def use_commands(self, flows: Flows, phones: PhoneFlows) -> None:
+        """Operators look around, forget a number, and look after the phones."""
         number = flows.number()
         flows.sent_with_code(number)
-        commands = (["client", "list"], ["events", "list"], ["forget", "-"])
+        device_id = phones.regular.device_id
+        commands = {
+            "client list": "",
+            "events list": "",
+            "forget -": number,
+            f"device passphrase {device_id}": phones.office.passphrase(),
+            "device list": "",
+            f"device show {device_id} --json": "",
+        }
         with ThreadPoolExecutor() as pool:
-            for done in pool.map(lambda words: self.stack.command(*words, given=number), commands):
+            for done in pool.map(lambda line: self.stack.command(*line.split(), given=commands[line]), commands):
                 assert done.returncode == 0, done.stderr
 
     @contextmanager
@@ -214,40 +240,42 @@ class Scene:
 
     # -- what a leak would look like
 
-    def plants(self, secret: str) -> dict[str, Callable[[], None]]:
-        """By place: put a secret there, as a mistake of ours would."""
+    def plants(self, *planted: str) -> dict[str, Callable[[], None]]:
+        """By place: put secrets there, as a mistake of ours would."""
         stack, home = self.stack, self.stack.home
         url = stack.stores.database_url
+        text = " and ".join(planted)
 
         def row() -> None:
-            run_sql(url, f"CREATE TABLE planted_{secret} AS SELECT '{secret}' AS code")
+            run_sql(url, f"CREATE TABLE planted_{secrets.token_hex(8)} AS SELECT '{text}' AS said")
 
         def said() -> None:
-            stack.command(f"no-such-command-{secret}")
+            stack.command("client", "list", "--config", text)
 
         def answered() -> None:
             with stack.browser() as browser:
-                browser.get("/health/live", headers={"X-Request-ID": f"code-{secret}"})
+                for secret in planted:
+                    browser.get("/health/live", headers={"X-Request-ID": f"code-{secret}"})
 
         def dumped() -> None:
             folder = next(home.glob("serve-*"))
-            (folder / "core.1").write_bytes(b"\x7fELF" + secrets.token_bytes(5000) + secret.encode())
+            (folder / "core.1").write_bytes(b"\x7fELF" + secrets.token_bytes(5000) + text.encode())
 
         def counted() -> None:
-            (home / "metrics" / "counter_1.db").write_bytes(f'{{"to": "{secret}"}}'.encode())
+            (home / "metrics" / "counter_1.db").write_bytes(f'{{"to": "{text}"}}'.encode())
 
         def argued() -> None:
-            stack.command("client", "policy", "x", f"ttl_s={secret}")
+            stack.command("client", "policy", "x", f"ttl_s={text}")
 
         return {
-            "redis keys and values": lambda: self.raw.hset("planted", "code", secret),
-            "redis slowlog": lambda: self.raw.echo(secret),
-            "redis monitor": lambda: self.raw.echo(secret),
-            "redis append-only file": lambda: self.raw.set("written", secret),
+            "redis keys and values": lambda: self.raw.hset("planted", "code", text),
+            "redis slowlog": lambda: self.raw.echo(text),
+            "redis monitor": lambda: self.raw.echo(text),
+            "redis append-only file": lambda: self.raw.set("written", text),
             "postgresql rows": row,
             "postgresql pages and journal": row,
-            "postgresql queries": lambda: run_sql(url, f"SELECT pg_sleep(0.5), '{secret}'"),
-            "server logs": lambda: run_sql(url, f"SELECT '{secret}'"),
+            "postgresql queries": lambda: run_sql(url, f"SELECT pg_sleep(0.5), '{text}'"),
+            "server logs": lambda: run_sql(url, f"SELECT '{text}'"),
             "what processes said": said,
             "crash dumps": dumped,
             "metrics": counted,

@@ -19,12 +19,15 @@ from typing import NamedTuple
 
 import httpx
 
-from otpsvc.app import client_service, open_database_of
+from otpsvc.app import client_service
+from otpsvc.app_stores import open_database_of
 from otpsvc.clients.model import Mode
 from otpsvc.embedded import RunningStores, start_stores
 from otpsvc.settings import load
 from tests.conftest import run_sql
-from tests.leaks.gateways import Gateways, running_gateways
+from tests.leaks import gateways as outside
+from tests.leaks import phones as own
+from tests.leaks.dues import without_dues
 from tests.programs import PATIENCE_S, Program, environment, free_port, wait_until
 
 MASTER = "6e1d" * 16
@@ -62,8 +65,10 @@ class Answer(NamedTuple):
 class Stack:
     """Stores, servers, worker and the ledger of the careless sender."""
 
-    def __init__(self, home: Path, private: Path, stores: RunningStores, gateways: Gateways) -> None:
-        self.home, self.private, self.stores, self.gateways = home, private, stores, gateways
+    def __init__(
+        self, home: Path, private: Path, stores: RunningStores, gateways: outside.Gateways, park: own.Park
+    ) -> None:
+        self.home, self.private, self.stores, self.gateways, self.park = home, private, stores, gateways, park
         self.answers: list[Answer] = []
         self.keys: list[str] = []
         self._programs: dict[str, Program] = {}
@@ -92,12 +97,15 @@ class Stack:
 
     def _write_settings(self) -> None:
         careless = f'type = "careless"\nledger = {json.dumps(str(self.ledger))}\n'
+        routes = outside.ROUTES | own.ROUTES
         path = self.private / "otpsvc.toml"
         path.touch(mode=0o600)
         path.write_text(
             "[delivery]\nlease_s = 5\nstep_timeout_s = 1\n"
             f"[senders.first]\nbreaker_failures = 1000\n{careless}[senders.second]\nbreaker_failures = 1000\n{careless}"
-            + self.gateways.tables()
+            f"{own.SETTINGS}{self.gateways.tables()}"
+            '[routes.sms]\nreceipt_timeout_s = 2\n"*" = ["first", "second"]\n'
+            + "".join(f"{json.dumps(prefix)} = {json.dumps(names)}\n" for prefix, names in routes.items())
         )
 
     def start(self, name: str) -> Program:
@@ -159,18 +167,27 @@ class Stack:
         self.keys.append(shop.key)
         return shop
 
-    def browser(self, shop: Shop | None = None) -> httpx.Client:
-        """A caller whose every answer is kept."""
+    def browser(self, shop: Shop | None = None, *, address: str = "") -> httpx.Client:
+        """A caller whose every answer is kept, but for what it asked for; `address` is where it calls from."""
 
         def keep(response: httpx.Response) -> None:
             response.read()
             head = b"\n".join(name + b": " + value for name, value in response.headers.raw)
             call = f"{response.request.method} {response.request.url.path} {response.status_code}"
-            with self._lock:
-                self.answers.append(Answer(call, head + b"\n\n" + response.content))
+            self.keep(call, head + b"\n\n" + without_dues(call, response.content))
 
-        headers = shop.headers if shop else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE_S, event_hooks={"response": [keep]})
+        return httpx.Client(
+            base_url=self.url,
+            headers=shop.headers if shop else {},
+            timeout=PATIENCE_S,
+            transport=httpx.HTTPTransport(local_address=address) if address else None,
+            event_hooks={"response": [keep]},
+        )
+
+    def keep(self, call: str, data: bytes) -> None:
+        """Keep what came over the line, to be searched."""
+        with self._lock:
+            self.answers.append(Answer(call, data))
 
     def entries(self) -> list[dict[str, str]]:
         """Everything that the careless sender was given."""
@@ -221,8 +238,12 @@ def running_stack(directory: Path) -> Iterator[Stack]:
     private.mkdir()
     (home / "metrics").mkdir()
     before = resource.getrlimit(resource.RLIMIT_CORE)
-    with start_stores(home / ".otpsvc") as stores, running_gateways() as gateways:
-        stack = Stack(home, private, stores, gateways)
+    with (
+        start_stores(home / ".otpsvc") as stores,
+        outside.running_gateways() as gateways,
+        own.running_park(home / "phones-0") as park,
+    ):
+        stack = Stack(home, private, stores, gateways, park)
         try:
             migrated = stack.command("migrate")
             assert migrated.returncode == 0, migrated.stderr

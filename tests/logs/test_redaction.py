@@ -84,6 +84,16 @@ def test_an_api_key_keeps_its_public_id_alone(
         assert key[:21] in line
 
 
+@given(before=_FILLER, after=_FILLER)
+@shared
+def test_a_phones_token_keeps_its_device_alone(lines: Lines, before: str, after: str) -> None:
+    token = f"dt_{ids.random_base32(16)}{ids.random_base32(16)}{ids.random_base32(5)}"
+    log.info("%s %s %s", before, token, after)
+    for line in lines():
+        assert token[29:] not in line
+        assert token[29:39] not in line
+
+
 @pytest.mark.parametrize(
     "url",
     [

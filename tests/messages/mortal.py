@@ -67,12 +67,16 @@ TAKEN = {Reply.TAKES, Reply.TAKES_SILENTLY}
 
 
 class Call(NamedTuple):
-    """One request that left: when, to whom, what became of it, and how old the code could grow yet."""
+    """One request that left: when, to whom, what became of it, and how old the code could grow yet.
+
+    `begun_at` is when it was first written that this gateway is called: whoever wrote it may have died before it was.
+    """
 
     at: float
     gateway: "Gateway"
     reply: Reply
     life_s: float
+    begun_at: float
 
 
 @dataclass
@@ -143,7 +147,8 @@ class GatewaySender(Sender[NoSettings]):
     async def send(self, message: OutboundMessage) -> Outcome:
         await self._fate.step(is_store=False)
         reply = self._gateway.ask()
-        self._world.calls.append(Call(self._world.clock.time(), self._gateway, reply, self._world.life_s))
+        world = self._world
+        world.calls.append(Call(world.clock.time(), self._gateway, reply, world.life_s, world.record.begun_at))
         await self._fate.step(is_store=False)
         match reply:
             case Reply.TAKES:

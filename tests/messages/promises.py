@@ -43,7 +43,7 @@ def check_those_who_followed(world: World) -> None:
         assert world.rules.get("on_unknown", "next") == "next", world.calls
         # An answer that was heard at last has a wait of its own.
         waits = [
-            later.at - call.at - patience_s(world, call)
+            later.at - call.begun_at - patience_s(world, call)
             for call in world.calls[: world.calls.index(later)]
             if call.gateway.name == name and call.reply in MAY_HAVE
         ]

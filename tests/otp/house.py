@@ -25,6 +25,7 @@ from otpsvc.otp.ports import (
     Accepted,
     Ask,
     CheckCommand,
+    Reach,
     Refusal,
     Replayed,
     ResendCommand,
@@ -288,6 +289,7 @@ async def open_house(
     accepted: tuple[str, ...] = (),
     partitions: int = 1,
     is_fenced: bool = False,
+    reach: Reach | None = None,
 ) -> AsyncIterator[House]:
     """Build the service as `app.py` does, over the store at `redis_url`."""
     client = RedisClient(redis_url, timeout_s=5, max_connections=32)
@@ -307,6 +309,7 @@ async def open_house(
         limits=limits or Limits(),
         partitions=partitions,
         checker=checks,
+        reach=reach,
     )
     try:
         queue = RedisMessageQueue(client, keys.partitions[0], is_fenced=is_fenced)

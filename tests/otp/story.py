@@ -7,7 +7,9 @@ from otpsvc.messages.model import MessageStatus
 from otpsvc.otp.policy import Limits
 from otpsvc.redis.events import GROUP
 from tests.otp.house import HOUR_S, NUMBER, OTHER_CLIENT, OTHER_NUMBER, House, open_house, refusal_of
+from tests.otp.story_devices import come_and_go, send_out_of_reach
 from tests.otp.story_gates import await_receipts, pass_the_gates
+from tests.otp.story_offers import send_by_phone
 from tests.otp.story_owned import put_guesses_to_a_gateway
 from tests.otp.story_receipts import hear_receipts, hear_receipts_in_a_crowd
 
@@ -30,6 +32,9 @@ class Told:
 
 async def tell(house: House, redis_url: str) -> Told:
     """Live through it all. The house has the default limits; others are opened for the rarer refusals."""
+    await come_and_go(house)
+    await send_by_phone(house)
+    await send_out_of_reach(house, CODE_LENGTH)
     await send_and_guess(house)
     await resend_and_cancel(house)
     await deliver(house)

@@ -1,6 +1,5 @@
 """The pages as a real browser shows them under their own security policy."""
 
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.http.service import Service
+from tests.pages.chromium import FLAGS, chromium, needs_chromium
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--enable-logging=stderr", "--v=0",
-)  # fmt: skip
 TIMEOUT_S = 60
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is installed")
+pytestmark = needs_chromium
 
 Look = Callable[..., tuple[str, str]]
 
@@ -31,7 +25,8 @@ def look(service: Service, tmp_path: Path) -> Look:
 
     def open_page(path: str, *, scripts_ms: int = 0) -> tuple[str, str]:
         command = [
-            str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}",
+            chromium(), "--headless", *FLAGS, "--enable-logging=stderr", "--v=0",
+            f"--user-data-dir={tmp_path / 'profile'}",
             *([f"--virtual-time-budget={scripts_ms}"] if scripts_ms else []),
             "--dump-dom", f"http://127.0.0.1:{service.port}{path}",
         ]  # fmt: skip

@@ -6,6 +6,7 @@ import pytest
 
 from otpsvc.otp.policy import Limits
 from tests.otp.house import House, open_house
+from tests.redis.presence import Presence
 
 
 @pytest.fixture
@@ -18,3 +19,16 @@ def limits() -> Limits:
 async def house(redis_url: str, limits: Limits) -> AsyncIterator[House]:
     async with open_house(redis_url, limits=limits) as opened:
         yield opened
+
+
+@pytest.fixture
+def presence(house: House) -> Presence:
+    """Which phones are there, as one process sees it."""
+    return Presence(house)
+
+
+@pytest.fixture
+async def others(redis_url: str) -> AsyncIterator[list[Presence]]:
+    """Three more processes: connections of their own to the same store."""
+    async with open_house(redis_url) as a, open_house(redis_url) as b, open_house(redis_url) as c:
+        yield [Presence(a), Presence(b), Presence(c)]

@@ -68,6 +68,8 @@ class TwiceLived:
             self.tokens.append((ours[0].token, theirs[0].token))
 
     async def begin(self, sender: str, tried: Sequence[Tried], *, may_duplicate: bool, stale: int) -> None:
+        # Nobody calls the sender that it passes.
+        tried = [one for one in tried if one.sender != sender]
         await self._same("begin", stale, sender=sender, tried=tried, may_duplicate=may_duplicate)
 
     async def sent(self, sender: str, tried: Sequence[Tried], *, receipt_in_s: float | None, stale: int) -> None:

@@ -363,3 +363,19 @@ async def test_a_record_stays_for_its_receipts(house: House, with_receipts: bool
     assert await house.message(message.message_id)
     await house.age(120)
     assert not await house.message(message.message_id)
+
+
+@pytest.mark.parametrize("is_awaited", [True, False])
+async def test_one_that_said_it_failed_while_another_was_about_to_be_called_was_not_silent(
+    house: House, book: RedisReceiptBook, is_awaited: bool
+) -> None:
+    message = await (awaited(house) if is_awaited else called(house))
+    await house.age(21)
+    again = await claimed(house)
+    assert await book.apply(message.message_id, "a", FAILED) == "applied"
+    silent = [Tried("a", "silent")]
+    assert await house.queue.begin(again.message_id, again.token, sender="b", tried=silent, may_duplicate=True)
+    assert [one for one in await told(house) if one[0] == "message.tried"] == [("message.tried", "undeliverable")]
+    stored = await house.message(message.message_id)
+    assert "dup:a" not in stored
+    assert set(stored["asked"].split()) == {"a=failed:undeliverable", "b=begun"}
