@@ -68,7 +68,7 @@ async def serve(settings: Settings) -> None:
             open_outlets(house.stores, is_dev=False, is_worker=False) as outlets,
             asyncio.TaskGroup() as tasks,
         ):
-            app = with_bench_routes(create_app(house, outlets))
+            app = with_bench_routes(create_app(house, outlets, closing=stop))
             settle_memory()
             sys.stdout.write(f"{sock.getsockname()[1]}\n")
             sys.stdout.flush()

@@ -20,7 +20,8 @@ from pathlib import Path
 import msgspec
 import redis
 
-from otpsvc.app import client_service, keyring_of, open_database_of
+from otpsvc.app import client_service
+from otpsvc.app_stores import keyring_of, open_database_of
 from otpsvc.clients.model import Mode
 from otpsvc.embedded import start_stores
 from otpsvc.messages.model import Content
