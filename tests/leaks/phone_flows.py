@@ -150,11 +150,9 @@ class PhoneFlows:
             code = desk.code_of(sent["message_id"])
             desk.comes_to(sent["message_id"], "delivered")
             desk.browser.get(f"/v1/otp/{sent['otp_id']}")
+            late, error = {**message, "id": sent["message_id"]}, f"{code} to {message['phoneNumbers'][0]}"
             for state in ("Processed", "Failed", "Sent"):
-                assert (
-                    first.says({**message, "id": sent["message_id"]}, state, f"{code} to {message['phoneNumbers'][0]}")
-                    == 204
-                )
+                assert first.says(late, state, error) == 204
             assert desk.verify(sent["otp_id"], code)
         desk.looks(first.id, second.device_id)
 

@@ -242,7 +242,8 @@ class PoolWalk:
         for other, message_id in self._pulled_at:
             if message_id == one.message_id and other != device.id:
                 # A word of one that was passed may come late: that it is at it after all.
-                assert states[other] in PASSED or (states[other], (other, message_id) in duplicates) == ("processed", True)
+                is_late_word = states[other] == "processed" and (other, message_id) in duplicates
+                assert states[other] in PASSED or is_late_word
                 if not self._said[other, message_id] & {"failed", "cancelled"}:
                     assert (other, message_id) in duplicates
 
