@@ -59,8 +59,6 @@ class PhoneFlows:
         pairing = desk.pairing(confirms_by_itself=False)
         phone, notebook = desk.phone(Login(code=pairing["code"]))
         desk.tell(phone.device_id, "confirm")
-        # Until it registers again, the service may take it for one that is not confirmed, for ten seconds.
-        self._registers_again(desk, phone, notebook)
         for headers in ({}, {"X-Device-ID": phone.device_id}):
             sent = desk.send(**headers)
             code = desk.code_of(sent["message_id"])
@@ -70,6 +68,7 @@ class PhoneFlows:
             desk.browser.get(f"/v1/otp/{sent['otp_id']}")
             desk.looks(phone.device_id, code, notebook.token, notebook.password)
             self._pins_nonsense(desk, code, notebook)
+            self._registers_again(desk, phone, notebook)
         self._changes_its_password(desk, notebook)
 
     def _registers_again(self, desk: Desk, phone: SimulatedPhone, notebook: Notebook) -> None:
@@ -107,6 +106,7 @@ class PhoneFlows:
         for typed, end in ((passphrase, "delivered"), (desk.passphrase(), "failed")):
             pairing = desk.pairing()
             played = PlayedPhone(self.stack, pairing["login"], pairing["password"])
+            assert played.pull() == []
             desk.change(played.id, passphrase=passphrase)
             refused = desk.browser.patch(f"/v1/devices/{played.id}", json={"passphrase": f"{passphrase}\n"})
             assert refused.status_code == 400
@@ -120,7 +120,6 @@ class PhoneFlows:
             desk.browser.delete(f"/v1/devices/{phone.device_id}")
 
     def _reads_what_is_encrypted(self, desk: Desk, played: PlayedPhone, passphrase: str) -> None:
-        assert played.pull() == []
         sent = desk.send()
         message = played.pull_one()
         assert message["isEncrypted"]
