@@ -19,7 +19,8 @@ PREFIX = "OTPSVC_"
 DEFAULT_PATH = Path("otpsvc.toml")
 # Read by this file, or set for the callers of the service and by chance in its environment too.
 # Read by the command line and by `dev` themselves.
-_OWN = ("OTPSVC_DATA_DIR", "OTPSVC_PARENT_PID")
+# The last two are for the tests of our pages; a developer's shell has them all the time.
+_OWN = ("OTPSVC_DATA_DIR", "OTPSVC_PARENT_PID", "OTPSVC_CHROMIUM", "OTPSVC_NEEDS_CHROMIUM")
 OTHER_VARIABLES = frozenset({"OTPSVC_CONFIG", "OTPSVC_URL", "OTPSVC_CLIENT_ID", "OTPSVC_API_KEY", *_OWN})
 
 Section = dict[str, Given]
