@@ -93,7 +93,7 @@ async def authenticator(
 ) -> AsyncIterator[Authenticator]:
     database = await open_database(lookup_url, timeout_s=1)
     source = CountingSource(PostgresClients(database), asked)
-    authenticator = Authenticator(source, keyring, Policy(), clock, answer_timeout_s=0.3)
+    authenticator = Authenticator(source, keyring, Policy(), clock, answer_timeout_s=1.0)
     yield authenticator
     await authenticator.close()
     await database.close()
