@@ -141,8 +141,7 @@ def operator_of(e164: str) -> str:
 
     A number that was carried over to another operator keeps the name of the first.
     """
-    # Its tables are large, take a moment to load, and most houses have no phones.
-    from phonenumbers import carrier  # noqa: PLC0415
+    from phonenumbers import carrier  # noqa: PLC0415 - large tables, a moment to load, and most houses have no phones
 
     try:
         return carrier.name_for_number(phonenumbers.parse(e164), "en")

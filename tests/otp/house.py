@@ -216,7 +216,7 @@ class House:
     async def blocked(self, number: int) -> None:
         """Return once so many connections wait for a token."""
         # The server tells nobody when this changes.
-        while (await self.raw.info("clients"))["blocked_clients"] != number:  # noqa: ASYNC110
+        while (await self.raw.info("clients"))["blocked_clients"] != number:  # noqa: ASYNC110 - the server says nothing by itself
             await asyncio.sleep(0.005)
 
     async def age(self, seconds: float) -> None:
