@@ -29,7 +29,6 @@ from otpsvc.senders.contract import (
     Channel,
     Health,
     OutboundMessage,
-    Outcome,
     Rejected,
     RetryLater,
     Sender,
@@ -118,7 +117,7 @@ def send_test(config: Path | None, name: str, number: str, channel: str | None, 
     _chosen(settings, name)
     if not yes:
         click.confirm(f"Send a real message to {phone.mask(to)} through {name}?", abort=True)
-    with _bounded():
+    with _bounded(settings.delivery.step_timeout_s):
         outcome = run(_send_one(settings, name, to, Channel(channel) if channel else None))
     click.echo(f"{phone.mask(to)} through {name}: {_in_words(outcome)}")
     if not isinstance(outcome, Accepted):
@@ -162,8 +161,15 @@ async def _check_one(settings: Settings, name: str) -> list[str]:
         return str(error).splitlines()
     except TimeoutError:
         return [f"senders.{name}: no answer within {_PATIENCE_S:g} s"]
-    except Exception as error:  # noqa: BLE001 - a stranger's code can raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code can raise anything
         return [f"senders.{name}: health failed with {type(error).__name__}"]
+    return _said(settings, name, health)
+
+
+def _said(settings: Settings, name: str, health: object) -> list[str]:
+    """Print what a sender answered if it is ready, or return what is wrong; a stranger's answer may be anything."""
+    if not isinstance(health, Health):
+        return [f"senders.{name}: health answered {type(health).__name__}, which is no Health: ask its author"]
     detail = f": {_printable(health.detail)}" if health.detail else ""
     if not health.is_ready:
         return [f"senders.{name}: not ready{detail}"]
@@ -185,7 +191,7 @@ async def _health_of_phones(settings: Settings) -> Health:
     return Health(is_ready=True, detail=f"{n_online} phone{'' if n_online == 1 else 's'} connected, of all clients")
 
 
-async def _send_one(settings: Settings, name: str, to: str, channel: Channel | None) -> Outcome:
+async def _send_one(settings: Settings, name: str, to: str, channel: Channel | None) -> object:
     if _is_pool(settings, name):
         raise ConfigurationError(
             f"senders.{name}: a phone sends for its client only: POST /v1/otp with that client's key and X-Device-ID"
@@ -210,7 +216,7 @@ async def _send_one(settings: Settings, name: str, to: str, channel: Channel | N
                 return await sender.send(message)
         except TimeoutError:
             return Unknown("time-out")
-        except Exception as error:  # noqa: BLE001 - as the dispatcher does: what is raised says nothing
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as the dispatcher: what is raised says nothing
             return Unknown(f"send failed with {type(error).__name__}")
 
 
@@ -227,15 +233,15 @@ async def _open(settings: Settings, name: str) -> AsyncIterator[Sender[Any]]:
             raise
         except TimeoutError:
             raise ConfigurationError(f"senders.{name}: did not open within {_PATIENCE_S:g} s") from None
-        except Exception as error:  # noqa: BLE001 - a stranger's code can raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code can raise anything
             raise ConfigurationError(f"senders.{name}: open failed with {type(error).__name__}") from None
         yield sender
 
 
 @contextmanager
-def _bounded() -> Iterator[None]:
-    """End the process if a sender holds it up: no time-out reaches code that never awaits."""
-    timer = threading.Timer(_LAST_PATIENCE_S, _give_up)
+def _bounded(work_s: float = 0.0) -> Iterator[None]:
+    """End the process if a sender holds it up beyond the work it may do: no time-out reaches code that never awaits."""
+    timer = threading.Timer(_LAST_PATIENCE_S + work_s, _give_up)
     timer.daemon = True
     timer.start()
     try:
@@ -245,7 +251,7 @@ def _bounded() -> Iterator[None]:
 
 
 def _give_up() -> NoReturn:
-    click.echo(f"otpsvc: a sender holds up the process: given up after {_LAST_PATIENCE_S:g} s", err=True)
+    click.echo("otpsvc: a sender holds up the process: given up", err=True)
     os._exit(1)
 
 
@@ -265,7 +271,7 @@ def _type_rows() -> Iterator[tuple[str, ...]]:
 def _abilities(point: EntryPoint) -> tuple[str, str]:
     try:
         kind = point.load()
-    except Exception as error:  # noqa: BLE001 - importing a stranger's code can raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a stranger's code can raise anything
         return "-", f"cannot be imported: {type(error).__name__}"
     able = getattr(kind, "capabilities", None)
     dev_only = ["dev only"] if getattr(kind, "is_dev_only", False) else []
@@ -302,24 +308,27 @@ def _places(settings: Settings, name: str) -> list[str]:
     return places
 
 
-def _in_words(outcome: Outcome) -> str:
+def _in_words(outcome: object) -> str:
+    """Say what a sender answered; a stranger's may be anything, and its fields too."""
     match outcome:
         case Accepted(provider_id=None):
             return "accepted"
         case Accepted():
-            return f"accepted (provider id {_printable(str(outcome.provider_id))})"
+            return f"accepted (provider id {_printable(outcome.provider_id)})"
         case Rejected():
-            word = f"rejected, {outcome.kind}"
+            word = f"rejected, {_printable(outcome.kind)}"
         case RetryLater():
-            word = f"not now, again in {outcome.after_s:g} s"
-        case _:
+            word = f"not now, again in {_printable(outcome.after_s).removesuffix('.0')} s"
+        case Unknown():
             word = "unknown: it may have been sent"
+        case _:
+            return f"unknown: it may have been sent (the sender answered {type(outcome).__name__}, which is no outcome)"
     return f"{word} ({_printable(outcome.detail)})" if outcome.detail else word
 
 
-def _printable(text: str) -> str:
+def _printable(said: object) -> str:
     """Make a gateway's words fit for a terminal, which they must not be able to drive."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MOST_SHOWN])
+    return "".join(letter if letter.isprintable() else "?" for letter in str(said)[:_MOST_SHOWN])
 
 
 def _listed(channels: frozenset[Channel]) -> str:

@@ -64,16 +64,19 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: otpsvc-sample\nVersion: 0.1.0\n")
     points = ["sample = otpsvc_sample.sender:SampleSender", *(f"{one} = odd_senders:{one.title()}" for one in ODD)]
-    (about / "entry_points.txt").write_text("\n".join(["[otpsvc.senders]", *points, "gone = no_such_module:Gone"]))
+    (about / "entry_points.txt").write_text(
+        "\n".join(["[otpsvc.senders]", *points, "gone = no_such_module:Gone", "over = quits_at_once:Gone"])
+    )
+    (site / "quits_at_once.py").write_text("raise SystemExit(0)")
     (site / "otpsvc_sample").symlink_to(SAMPLE / "otpsvc_sample")
     (site / "odd_senders.py").write_text(ODD_SENDERS)
     monkeypatch.syspath_prepend(site)
     yield
-    for module in ("otpsvc_sample", "otpsvc_sample.sender", "odd_senders"):
+    for module in ("otpsvc_sample", "otpsvc_sample.sender", "odd_senders", "quits_at_once"):
         sys.modules.pop(module, None)
 
 
-ODD = ("sulks", "shouts", "sleeps")
+ODD = ("sulks", "shouts", "sleeps", "babbles", "blurts", "quits")
 ODD_SENDERS = """
 import asyncio
 from otpsvc.senders.contract import *
@@ -94,6 +97,24 @@ class Shouts(Sulks):
 class Sleeps(Sulks):
     async def open(self):
         await asyncio.Event().wait()
+
+class Babbles(Sulks):
+    async def send(self, message):
+        return None
+    async def health(self):
+        return True
+
+class Blurts(Sulks):
+    async def send(self, message):
+        return RetryLater("soon", 7)
+    async def health(self):
+        return Health(is_ready=True, detail=7)
+
+class Quits(Sulks):
+    async def send(self, message):
+        raise SystemExit(0)
+    async def health(self):
+        raise SystemExit(0)
 """
 
 
@@ -112,10 +133,10 @@ def gateway() -> Iterator[SampleGateway]:
     loop.close()
 
 
-def table(gateway: SampleGateway, name: str = "acme", **changed: str) -> str:
+def table(gateway: SampleGateway, name: str = "acme", *, timeout_s: int = 9, **changed: str) -> str:
     given = {"type": "sample", "base_url": gateway.url, "token": TOKEN, **changed}
     lines = [f'{key} = "{value}"' for key, value in given.items()]
-    return "\n".join([f"[senders.{name}]", *lines, "allow_private = true", "timeout_s = 1", ""])
+    return "\n".join([f"[senders.{name}]", *lines, "allow_private = true", f"timeout_s = {timeout_s}", ""])
 
 
 def row(said: Said, first: str) -> str:
@@ -132,6 +153,7 @@ def test_every_installed_type_is_listed(senders: Call) -> None:
     assert row(said, "sulks").endswith("sms,voice send")
     assert "dev only" in row(said, "inbox")
     assert "cannot be imported: ModuleNotFoundError" in row(said, "gone")
+    assert "cannot be imported: SystemExit" in row(said, "over")
     assert all(row(said, kind) for kind in installed_senders())
     assert "No senders are set up" in said.out
 
@@ -209,7 +231,7 @@ type = "shouts"
 
 def test_a_gateway_that_is_down_is_a_fault_in_bounded_time(senders: Call, gateway: SampleGateway) -> None:
     gateway.misbehave(Fault.HANG)
-    said = senders("check", settings=table(gateway))
+    said = senders("check", settings=table(gateway, timeout_s=1))
     assert (said.status, said.out) == (1, "")
     assert said.err == "senders.acme: not ready: time-out\n"
 
@@ -268,7 +290,7 @@ def test_what_the_gateway_did_not_take_is_told_and_is_status_one(senders: Call, 
     gateway.misbehave(Fault.TOO_MANY, Fault.HANG)
     said = senders("send-test", "acme", NUMBER, "--yes", settings=table(gateway))
     assert (said.status, said.out.split(": ")[1]) == (1, "not now, again in 7 s (status 429)\n")
-    said = senders("send-test", "acme", NUMBER, "--yes", settings=table(gateway))
+    said = senders("send-test", "acme", NUMBER, "--yes", settings=table(gateway, timeout_s=1))
     assert (said.status, said.out.partition(": ")[2]) == (1, "unknown: it may have been sent (time-out)\n")
 
 
@@ -278,6 +300,31 @@ def test_a_strangers_words_neither_drive_the_terminal_nor_show_the_number(sender
     assert said.out == "+447*****3987 through sulky: rejected, no_credit (code 9?[2J)\n"
     said = senders("send-test", "loud", NUMBER, "--yes", settings=settings)
     assert said.out.endswith("unknown: it may have been sent (send failed with RuntimeError)\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "outcome"),
+    [
+        ("babbles", "health answered bool, which is no Health", "(the sender answered NoneType, which is no outcome)"),
+        ("quits", "health failed with SystemExit", "(send failed with SystemExit)"),
+        ("over", "quits_at_once:Gone', which cannot be imported: SystemExit", "cannot be imported: SystemExit"),
+    ],
+)
+def test_an_answer_of_no_kind_is_told_and_is_no_success(senders: Call, kind: str, check: str, outcome: str) -> None:
+    settings = f'[senders.odd]\ntype = "{kind}"\n'
+    said = senders("check", settings=settings)
+    assert (said.status, said.out) == (1, "")
+    assert check in said.err
+    said = senders("send-test", "odd", NUMBER, "--yes", settings=settings)
+    assert said.status == 1
+    assert outcome in said.out + said.err
+
+
+def test_fields_of_no_kind_are_shown_as_they_are(senders: Call) -> None:
+    settings = '[senders.odd]\ntype = "blurts"\n'
+    assert senders("check", settings=settings) == (0, "odd: ready, but on no route: 7\n", "")
+    said = senders("send-test", "odd", NUMBER, "--yes", settings=settings)
+    assert (said.status, said.out) == (1, "+447*****3987 through odd: not now, again in soon s (7)\n")
 
 
 @pytest.mark.parametrize("number", ["7911123987", "+44", "nobody", "+4479111239875555"])

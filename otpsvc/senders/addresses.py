@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 
 from otpsvc.errors import ConfigurationError
 
+# Public by their number and of a special use all the same, also where an older Python does not know it: addresses of
+# protocols (a cloud keeps its metadata there), the way into 6to4 tunnels, and one that leads to another cloud's host.
+_SPECIAL_V4 = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
 _UNICAST_V6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # Tunnels: what they lead to is written inside, and nobody's gateway lives there.
@@ -89,7 +92,7 @@ def is_public(address: str) -> bool:
         if inner is None:
             return ip in _UNICAST_V6 and ip.is_global and not any(ip in tunnel for tunnel in _TUNNELS)
         ip = inner
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and not any(ip in special for special in _SPECIAL_V4)
 
 
 def literal_address(host: str) -> str | None:

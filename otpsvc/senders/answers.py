@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
-from otpsvc.senders.contract import Outcome, RejectionKind, Unknown
+from otpsvc.senders.contract import Outcome, Rejected, RejectionKind, Unknown
 from otpsvc.senders.error_maps import GatewayMap
 from otpsvc.senders.http_client import GatewayAnswer
 
 MAX_RECEIPT_BYTES = 65_536
 MAX_RECEIPT_ITEMS = 1000
+NO_MORE_QUESTIONS = frozenset({401, 403, 429, 503})  # true of every message, not of the one asked about
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
 _OUR_ID = re.compile(r"msg_[0-9a-z]{26}")
@@ -28,8 +29,8 @@ def outcome_of_answer(
     """Say what a send came to that was not plainly taken: by the gateway's own code, else by the HTTP status.
 
     Statuses stand in the map as `http_429` or, for all others of a hundred, `http_4xx`. A fault of the gateway (5xx)
-    under a code that nobody knows is Unknown, for it may have happened after the message was taken. `pause_s` goes
-    before the table's, and the answer's own Retry-After before both.
+    under a code that nobody knows is Unknown, for it may have happened after the message was taken; any other such
+    code is counted. `pause_s` goes before the table's, and the answer's own Retry-After before both.
     """
     after_s = answer.retry_after_s if answer.retry_after_s is not None else pause_s
     has_code = isinstance(code, str | int) and not isinstance(code, bool)
@@ -42,7 +43,20 @@ def outcome_of_answer(
     status = exact if is_exact else f"http_{answer.status // 100}xx"
     if codes.row("send", status) is None:
         return Unknown(f"status {answer.status}, not understood")
-    return codes.outcome(status, detail=f"status {answer.status}", after_s=after_s)
+    outcome = codes.outcome(status, detail=f"status {answer.status}", after_s=after_s)
+    return unmapped(outcome) if has_code else outcome
+
+
+def unmapped(outcome: Outcome) -> Outcome:
+    """Return what an answer under a code that no table knows came to by its HTTP status, marked as a guess.
+
+    That the call was wrong (400, 422) may be the number's fault as well as ours. Blaming the settings would count
+    against the gateway, and whoever types in numbers could shut it for everybody.
+    """
+    if not isinstance(outcome, Rejected):
+        return outcome
+    kind = RejectionKind.GATEWAY_ERROR if outcome.kind is RejectionKind.MISCONFIGURED else outcome.kind
+    return Rejected(kind, outcome.detail, is_unmapped=True)
 
 
 def failure_of(codes: GatewayMap, code: object) -> tuple[RejectionKind, str]:

@@ -334,7 +334,11 @@ class Sender(ABC, Generic[SettingsT]):
         return ()
 
     async def check(self, message: SentMessage, code: str) -> CheckOutcome:  # noqa: ARG002 - for those who override it
-        """Ask a gateway that owns the code whether `code` is it. Called once per counted guess; never repeat inside."""
+        """Ask a gateway that owns the code whether `code` is it; never repeat inside.
+
+        Called once for each counted guess, and where that said nothing twice more at most. RIGHT only if these digits
+        are right: a session that was verified before says nothing about them.
+        """
         return CheckOutcome.UNKNOWN
 
     async def cancel(self, message: SentMessage) -> bool:  # noqa: ARG002 - for those who override it

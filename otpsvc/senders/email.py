@@ -42,6 +42,8 @@ from otpsvc.senders.smtp_replies import outcome_of_reply
 _PORTS = {"tls": 465, "starttls": 587, "none": 25}
 _QUIT_S = 1.0
 _RETRY_S = 2.0
+_ABOUT_AN_ADDRESS = frozenset({RejectionKind.INVALID_NUMBER, RejectionKind.UNDELIVERABLE, RejectionKind.UNSUPPORTED})
+_ABOUT_LOG_IN = frozenset({530, 534, 535, 538})
 # The part of the standard's form that real addresses use; nothing in it could end a header or a command.
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?=.{1,253}\Z)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 # Lines as long as the protocol allows, so that a plain text stays plain: simple gateways cannot decode anything.
@@ -114,7 +116,8 @@ class EmailSender(Sender[EmailSettings]):
         except aiosmtplib.SMTPResponseException as error:
             outcome = outcome_of_reply(error.code, error.message)
             if isinstance(outcome, Unknown) and not is_on_its_way:
-                return RetryLater(_RETRY_S, "reply not understood")
+                return RetryLater(_RETRY_S, "reply not understood", is_fault=True)
+            outcome = _about_us(error, outcome)
             return _for_number(outcome) if "@" not in message.to else outcome
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             return Unknown(_reason(error)) if is_on_its_way else _before_anything_left(error)
@@ -183,6 +186,30 @@ class EmailSender(Sender[EmailSettings]):
         return mail.as_bytes()
 
 
+def _about_us(error: aiosmtplib.SMTPResponseException, outcome: Outcome) -> Outcome:
+    """Tell a refusal of ourselves from one of the recipient: many servers say the same bare reply to both.
+
+    What is said to one recipient counts neither against the settings nor against the log-in: that would open the
+    breaker, and whoever types in numbers could shut the server for everybody.
+    """
+    if not isinstance(outcome, Rejected):
+        return outcome
+    kind = outcome.kind
+    match error:
+        case aiosmtplib.SMTPDataError():
+            return outcome
+        case aiosmtplib.SMTPRecipientRefused():
+            if error.code == 501:
+                kind = RejectionKind.INVALID_NUMBER
+            elif kind is RejectionKind.UNAUTHORISED and error.code not in _ABOUT_LOG_IN:
+                kind = RejectionKind.SENDER_REFUSED
+        case aiosmtplib.SMTPSenderRefused() if kind in _ABOUT_AN_ADDRESS:
+            kind = RejectionKind.SENDER_REFUSED
+        case _ if kind in _ABOUT_AN_ADDRESS:
+            kind = RejectionKind.UNAUTHORISED
+    return Rejected(kind, outcome.detail, outcome.is_unmapped)
+
+
 def _for_number(outcome: Outcome) -> Outcome:
     """Keep other ways open: a gateway that knows no such mailbox says nothing about the phone number itself."""
     if isinstance(outcome, Rejected) and outcome.kind is RejectionKind.INVALID_NUMBER:
@@ -193,7 +220,7 @@ def _for_number(outcome: Outcome) -> Outcome:
 def _before_anything_left(error: Exception) -> Outcome:
     is_lost = isinstance(error, aiosmtplib.SMTPServerDisconnected | aiosmtplib.SMTPTimeoutError | OSError)
     if is_lost:
-        return RetryLater(_RETRY_S, _reason(error))
+        return RetryLater(_RETRY_S, _reason(error), is_fault=True)
     # The library says so where the server offers no STARTTLS, or no log-in that we could use.
     return Rejected(RejectionKind.MISCONFIGURED, "the server offers no TLS or no log-in")
 

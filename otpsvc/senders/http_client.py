@@ -23,7 +23,7 @@ import msgspec
 from otpsvc import __version__
 from otpsvc.senders.addresses import AddressRefused, NotSent, Resolver, SystemResolver
 from otpsvc.senders.contract import Outcome, Rejected, RejectionKind, RetryLater, Unknown
-from otpsvc.senders.pinned import PinnedBackend
+from otpsvc.senders.pinned import HeardStream, PinnedBackend
 
 __all__ = ("AddressRefused", "GatewayAnswer", "GatewayClient", "NoAnswer", "NotSent", "outcome_of")
 
@@ -33,6 +33,8 @@ _MAX_CONNECTIONS = 100
 # nobody knows the end, so we let go first.
 _KEEPALIVE_S = 4.0
 _HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": f"otpsvc/{__version__}"}
+_MOST_HEAD_BYTES = 131_072
+_MOST_FRAMING = 8  # an answer in chunks of a byte each takes six for one
 _LEFT_FROM = "http11.send_request_headers.started"
 
 # At DEBUG the library writes down the headers of answers.
@@ -125,7 +127,11 @@ class GatewayClient:
             max_connections=_MAX_CONNECTIONS,
             max_keepalive_connections=20,
             keepalive_expiry=_KEEPALIVE_S,
-            network_backend=PinnedBackend(resolver, allow_private=self._allow_private),
+            network_backend=PinnedBackend(
+                resolver,
+                allow_private=self._allow_private,
+                most_bytes=_MOST_HEAD_BYTES + _MOST_FRAMING * self._max_answer_bytes,
+            ),
         )
 
     async def close(self) -> None:
@@ -191,6 +197,10 @@ class GatewayClient:
             raise NotSent(reason) from None
 
     async def _read(self, answer: httpcore2.Response) -> GatewayAnswer:
+        stream = answer.extensions["network_stream"]
+        if isinstance(stream, HeardStream) and not stream.has_heard:
+            # Left over from the question before. As it stays unread, the connection is not used again.
+            raise NoAnswer("answer before the question")
         body = bytearray()
         async for chunk in answer.aiter_stream():
             body += chunk

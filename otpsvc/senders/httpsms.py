@@ -44,7 +44,7 @@ from otpsvc.senders.contract import (
     Unknown,
 )
 from otpsvc.senders.http_client import GatewayAnswer, GatewayClient, NoAnswer, NotSent, outcome_of
-from otpsvc.senders.phone_answers import PhoneMap, first_of, object_in, too_large
+from otpsvc.senders.phone_answers import PhoneMap, first_of, object_in, stop_if_unwelcome, too_large
 from otpsvc.senders.proofs import bearer_of, jwt_claims
 from otpsvc.senders.questions import ask_each, gateway_time
 
@@ -198,7 +198,9 @@ class HttpSmsSender(Sender[HttpSmsSettings]):
         provider_id = gateway_id(data.get(_ID_FIELDS.get(word, "")))
         # Expired, but not for good: the server may give it to the phone once more.
         is_undecided = word == "message.send.expired" and data.get("is_final") is not True
-        if provider_id is None or is_undecided:
+        # A webhook can be several phones': another may have had the same message from another sender.
+        is_ours = data.get("owner") in (None, self.settings.phone)
+        if provider_id is None or is_undecided or not is_ours:
             return None
         return self._receipt(
             word,
@@ -211,6 +213,7 @@ class HttpSmsSender(Sender[HttpSmsSettings]):
 
     async def _ask(self, message: SentMessage) -> Receipt | None:
         answer = await self._call("GET", f"/v1/messages/{quote(message.provider_id or '', safe='')}")
+        stop_if_unwelcome(answer)
         data = fields(fields(answer.json()).get("data"))
         word = data.get("status")
         if not answer.is_success or not isinstance(word, str) or not message.provider_id:

@@ -50,7 +50,8 @@ from otpsvc.senders.receipt_tokens import check_token, has_token, with_token
 
 _VALIDITY_H = 1  # the shortest there is, and still longer than any code lives
 _MOST_FIELDS = 50
-_REFERENCE = re.compile(r"msg([0-9a-z]{26})")
+_REFERENCE = re.compile(r"msg([0-9a-z]{26})([1-9]?)")
+_UNWELCOME = frozenset({401, 403, 429, 503})  # no more questions now: too many, or not from us
 
 _ORIGINATOR = {"description": "up to 11 letters, digits, spaces and .&_-, or a number of 3 to 14 digits"}
 
@@ -69,8 +70,10 @@ class NotificoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow_private: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a key that no header takes, and an address that could be guessed."""
+        """Refuse a key that no header takes or that sends nothing, and an address that could be guessed."""
         check_api_key(self.api_key)
+        if self.api_key.reveal().startswith("test_"):
+            raise ValueError("api_key is a test key: it sends nothing and is answered with invented data")
         check_token(self.receipt_token)
 
 
@@ -90,6 +93,8 @@ class NotificoreSender(Sender[NotificoreSettings]):
         super().__init__(name, settings, context)
         self._url = check_url(settings.url, allow_private=settings.allow_private, key=f"senders.{name}.url")
         self._headers = {"X-API-KEY": settings.api_key.reveal()}
+        # Senders may share an account, each with its tariff: one must not take another's message for its own.
+        self._mark = str(settings.tariff) if settings.tariff else ""
         self._codes = GatewayMap.load("notificore")
         self._client = GatewayClient(timeout_s=settings.timeout_s, allow_private=settings.allow_private)
 
@@ -108,7 +113,7 @@ class NotificoreSender(Sender[NotificoreSettings]):
 
     async def send(self, message: OutboundMessage) -> Outcome:
         """Create one SMS under a reference of ours."""
-        reference = _reference(message.message_id)
+        reference = self._reference(message.message_id)
         body: dict[str, object] = {
             "destination": "phone",
             "originator": self.settings.originator,
@@ -164,16 +169,16 @@ class NotificoreSender(Sender[NotificoreSettings]):
         return Health(is_ready=False, detail=getattr(outcome, "detail", "") or f"status {answer.status}")
 
     async def _ask(self, message: SentMessage) -> Receipt | None:
-        url = f"{self._url}/sms/reference/{_reference(message.message_id)}"
+        url = f"{self._url}/sms/reference/{self._reference(message.message_id)}"
         answer = await self._client.request("GET", url, headers=self._headers)
-        if answer.status == 429:
+        if answer.status in _UNWELCOME:
             raise NotSent("not to be asked now")
         receipt = self._receipt(_one(answer.json())) if answer.is_success else None
         return receipt if receipt is not None and receipt.message_id == message.message_id else None
 
     def _receipt(self, said: Mapping[str, Any]) -> Receipt | None:
         """Read a status object. Its times have no offset, so they are left out."""
-        message_id, provider_id = _message_id(said.get("reference")), gateway_id(said.get("id"))
+        message_id, provider_id = self._message_id(said.get("reference")), gateway_id(said.get("id"))
         word = said.get("status")
         if not isinstance(word, str) or (message_id is None and provider_id is None):
             return None
@@ -181,15 +186,13 @@ class NotificoreSender(Sender[NotificoreSettings]):
         kind, detail = failure_of(self._codes, word) if status is ReceiptStatus.FAILED else (None, "")
         return Receipt(status=status, message_id=message_id, provider_id=provider_id, kind=kind, detail=detail)
 
+    def _reference(self, message_id: str) -> str:
+        """Return the gateway's name for a message: 29 or 30 letters and digits, from which the id can be read back."""
+        return message_id.replace("_", "") + self._mark
 
-def _reference(message_id: str) -> str:
-    """Return the gateway's name for a message of ours: 29 letters and digits, from which the id can be read back."""
-    return message_id.replace("_", "")
-
-
-def _message_id(reference: object) -> str | None:
-    found = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
-    return our_id(f"msg_{found[1]}") if found else None
+    def _message_id(self, reference: object) -> str | None:
+        found = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
+        return our_id(f"msg_{found[1]}") if found is not None and found[2] == self._mark else None
 
 
 def _one(said: object) -> Mapping[str, Any]:

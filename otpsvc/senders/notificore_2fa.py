@@ -129,9 +129,12 @@ class NotificoreTwoFactorSender(Sender[NotificoreTwoFactorSettings]):
             answer = await self._call("POST", f"{_SESSIONS}/otp/{session_id}/verify", {"access_code": code})
             if not isinstance(answer, GatewayAnswer):
                 return CheckOutcome.UNKNOWN
-            status = self._codes.status(_data(answer).get("status"))
+            said = _data(answer)
+            status = self._codes.status(said.get("status"))
             if answer.is_success and status is ReceiptStatus.DELIVERED:
-                return CheckOutcome.RIGHT
+                # With an error beside it, or another's id, it may tell of a guess before this one, or of another's.
+                is_plain = _message(answer) is None and gateway_id(said.get("id")) in (session_id, None)
+                return CheckOutcome.RIGHT if is_plain else CheckOutcome.UNKNOWN
             if answer.status == 404:
                 return CheckOutcome.ENDED
             if status is not ReceiptStatus.UNKNOWN and answer.is_success:

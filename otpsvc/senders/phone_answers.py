@@ -20,11 +20,12 @@ from otpsvc.senders.contract import (
     RejectionKind,
 )
 from otpsvc.senders.error_maps import GatewayMap, MapRow
-from otpsvc.senders.http_client import GatewayAnswer
+from otpsvc.senders.http_client import GatewayAnswer, NotSent
 
 _MAX_REASON_CHARS = 500
 _RESULT_NAME = re.compile(r"RESULT_[A-Z_]{3,60}")
 _UNMAPPED = "unmapped reason"
+_UNWELCOME = frozenset({401, 403, 429, 503})
 # A phone of our own that cannot send is not a gateway out of order: it is passed, and says so by its own kind.
 _OWN_KINDS = {"DEVICE_OFFLINE": RejectionKind.DEVICE_OFFLINE, "NETWORK_ERROR": RejectionKind.UNDELIVERABLE}
 
@@ -83,6 +84,12 @@ def phone_failure(text: str) -> tuple[RejectionKind, str]:
     if row is None:
         return RejectionKind.GATEWAY_ERROR, _UNMAPPED
     return _OWN_KINDS.get(row.error, RejectionKind(row.outcome)), row.code
+
+
+def stop_if_unwelcome(answer: GatewayAnswer) -> None:
+    """Raise NotSent, which ends a poll, where the gateway wants no more questions now: too many, or not from us."""
+    if answer.status in _UNWELCOME:
+        raise NotSent("not to be asked now")
 
 
 def too_large(request: ReceiptRequest) -> ReceiptRefusal | None:

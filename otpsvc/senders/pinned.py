@@ -6,7 +6,9 @@ The name itself stays where it belongs, in the Host header and in the certificat
 
 import asyncio
 import socket
-from collections.abc import Iterable
+import ssl
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import httpcore2
 
@@ -20,7 +22,9 @@ _CONNECT_S = 3.0
 class PinnedBackend(httpcore2.AsyncNetworkBackend):
     """The network as our pools see it: names that lead to allowed addresses."""
 
-    def __init__(self, resolver: Resolver, *, allow_private: bool) -> None:
+    def __init__(self, resolver: Resolver, *, allow_private: bool, most_bytes: int = 1_048_576) -> None:
+        """Bound what may be heard as one answer to `most_bytes`, its head and framing included."""
+        self._most_bytes = most_bytes
         self._resolver = resolver
         self._allow_private = allow_private
         self._network = httpcore2.AnyIOBackend()
@@ -39,14 +43,81 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
                 addresses = await allowed_addresses(host, port, self._resolver, allow_private=self._allow_private)
         except TimeoutError:
             raise httpcore2.ConnectTimeout("resolver") from None
-        chosen = addresses[:_MOST_ADDRESSES]
+        chosen = _worth_trying(addresses)
         share_s = None if timeout is None else timeout / len(chosen)
         for address in chosen[:-1]:
             try:
-                return await self._network.connect_tcp(address, port, share_s, local_address, socket_options)
+                return await self._connect(address, port, share_s, local_address, socket_options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 continue
-        return await self._network.connect_tcp(chosen[-1], port, share_s, local_address, socket_options)
+        return await self._connect(chosen[-1], port, share_s, local_address, socket_options)
+
+    async def _connect(
+        self,
+        address: str,
+        port: int,
+        timeout_s: float | None,
+        local_address: str | None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None,
+    ) -> "HeardStream":
+        stream = await self._network.connect_tcp(address, port, timeout_s, local_address, socket_options)
+        return HeardStream(stream, self._most_bytes)
+
+
+class HeardStream(httpcore2.AsyncNetworkStream):
+    """A connection that knows how much was heard on it since we spoke last.
+
+    A gateway that answers twice, or more than it announced, leaves words behind that would be read as the answer to the
+    next question, and that one's answer as the next but one's: every message would be told another's end. One that says
+    "continue" for ever would keep the whole process reading.
+    """
+
+    def __init__(self, inner: httpcore2.AsyncNetworkStream, most_bytes: int) -> None:
+        self._inner = inner
+        self._most_bytes = most_bytes
+        self._n_heard = 0
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether anything came since the last write."""
+        return self._n_heard > 0
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - the library's own signature
+        """Read, and count it; raise ReadError where it is more than any answer of ours takes."""
+        data = await self._inner.read(max_bytes, timeout)
+        self._n_heard += len(data)
+        if self._n_heard > self._most_bytes:
+            raise httpcore2.ReadError("too much")
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the library's own signature
+        """Write; what was heard before cannot be the answer."""
+        self._n_heard = 0
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the library's own signature
+    ) -> "HeardStream":
+        """Go on over TLS, with the certificate of `server_hostname`."""
+        return HeardStream(await self._inner.start_tls(ssl_context, server_hostname, timeout), self._most_bytes)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Tell what the connection beneath tells."""
+        return self._inner.get_extra_info(info)
+
+
+def _worth_trying(addresses: Sequence[str]) -> Sequence[str]:
+    """Return the first few, of both families where there are two: one of them may lead nowhere from here."""
+    first, *rest = addresses
+    others = [address for address in rest if (":" in address) != (":" in first)][:1]
+    return [first, *others, *(address for address in rest if address not in others)][:_MOST_ADDRESSES]
 
 
 async def connected_socket(host: str, port: int, resolver: Resolver, *, allow_private: bool) -> socket.socket:
@@ -55,7 +126,7 @@ async def connected_socket(host: str, port: int, resolver: Resolver, *, allow_pr
     Raises NotSent, or AddressRefused if any of the addresses is not allowed.
     """
     loop = asyncio.get_running_loop()
-    for address in (await allowed_addresses(host, port, resolver, allow_private=allow_private))[:_MOST_ADDRESSES]:
+    for address in _worth_trying(await allowed_addresses(host, port, resolver, allow_private=allow_private)):
         connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         connection.setblocking(False)
         try:

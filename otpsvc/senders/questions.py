@@ -5,15 +5,19 @@ Nothing here knows what an answer means.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import parsedate_to_datetime
 
+from otpsvc.faults import described
 from otpsvc.senders.contract import Receipt, SentMessage
 from otpsvc.senders.http_client import GatewayAnswer, NoAnswer, NotSent
 
 _QUESTIONS_AT_ONCE = 4
 _POLL_TIMEOUT_S = 12.0
+
+_log = logging.getLogger(__name__)
 
 
 async def ask_each(
@@ -21,19 +25,23 @@ async def ask_each(
 ) -> list[Receipt]:
     """Ask about messages, a few at once, for at most 12 s; stop early where the gateway does not answer.
 
-    `ask` raises NotSent to stop the others too. Returns what was learnt till then: who was not asked comes up at the
-    next poll.
+    `ask` raises NotSent to stop the others too; where it fails otherwise, one message is passed over. Returns what was
+    learnt till then: who was not asked comes up at the next poll.
     """
     waiting = deque(messages)
     found: list[Receipt] = []
 
     async def work() -> None:
         while waiting:
+            message = waiting.popleft()
             try:
-                receipt = await ask(waiting.popleft())
+                receipt = await ask(message)
             except (NotSent, NoAnswer):
                 waiting.clear()
                 return
+            except Exception as error:  # noqa: BLE001 - an answer that nobody foresaw must not cost what others said
+                _log.warning("message %s: asking about it failed: %s", message.message_id, described(error))
+                continue
             if receipt is not None:
                 found.append(receipt)
 

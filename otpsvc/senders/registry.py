@@ -19,6 +19,13 @@ from otpsvc.errors import ConfigurationError
 from otpsvc.senders.contract import Capabilities, Sender, SenderContext
 
 GROUP = "otpsvc.senders"
+# Keys of every sender's table that never reach its own struct.
+HOUSE_KEYS = frozenset(
+    {
+        *("type", "rate_per_s", "concurrency", "breaker_failures", "breaker_pause_s"),
+        *("missed_receipts", "missed_for_s", "demoted_probe_s"),
+    }
+)
 _CLOSE_TIMEOUT_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -101,7 +108,7 @@ def _make(
         sender = sender_class(name, settings, context)
     except ConfigurationError:
         raise
-    except Exception as error:  # noqa: BLE001 - a stranger's code: only its type is told, its words may repeat a secret
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's: its words may repeat a secret
         raise ConfigurationError(
             f"{where}: {_origin(point)} failed to make the sender: {type(error).__name__}"
         ) from None
@@ -113,7 +120,7 @@ def _make(
 def _load(where: str, point: EntryPoint) -> type[AnySender]:
     try:
         loaded = point.load()
-    except Exception as error:  # noqa: BLE001 - importing a stranger's code can raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a stranger's code can raise anything
         raise ConfigurationError(
             f"{where}: {_origin(point)} offers {point.value!r}, which cannot be imported: "
             f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -127,6 +134,12 @@ def _load(where: str, point: EntryPoint) -> type[AnySender]:
     if not (isinstance(settings, type) and issubclass(settings, msgspec.Struct)):
         raise ConfigurationError(
             f"{where}: {_origin(point)} offers {point.value!r}, whose Settings is not a msgspec.Struct"
+        )
+    taken = [field.name for field in msgspec.structs.fields(settings) if field.name in HOUSE_KEYS]
+    if taken:
+        raise ConfigurationError(
+            f"{where}: {_origin(point)} offers {point.value!r}, whose Settings has the key {taken[0]!r}, "
+            "which is read by otpsvc itself: its author must give it another name"
         )
     return loaded
 

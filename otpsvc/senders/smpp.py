@@ -8,6 +8,7 @@ import asyncio
 import logging
 import secrets
 import ssl
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -42,7 +43,7 @@ from otpsvc.senders.smpp_receipts import CODES, is_receipt, read_receipt
 from otpsvc.senders.smpp_session import Session
 from otpsvc.senders.smpp_settings import SmppSettings, check, shown_status, source_address
 from otpsvc.senders.smpp_text import Encoded, encoded, with_headers
-from otpsvc.senders.smpp_wire import Address, Command, Frame, Submit
+from otpsvc.senders.smpp_wire import Address, Command, Frame, Segment, Submit
 
 _BINDS = {
     "transceiver": (Command.BIND_TRANSCEIVER,),
@@ -68,7 +69,7 @@ class SmppSender(Sender[SmppSettings]):
         check(name, settings)
         self.capabilities = Capabilities(
             channels=frozenset({Channel.SMS}),
-            honours_expiry=settings.validity == "relative",
+            honours_expiry=settings.validity != "none",
             has_receipts=settings.bind != "transmitter",
         )
         self._source = source_address(settings)
@@ -170,6 +171,14 @@ class SmppSender(Sender[SmppSettings]):
         if self.settings.long_messages == "payload":
             return [self._submit_of(message, text.data_coding, text.whole)._replace(is_payload=True)]
         self._reference = (self._reference + 1) % 256
+        if self.settings.long_messages == "sar":
+            count = len(text.parts)
+            return [
+                self._submit_of(message, text.data_coding, part)._replace(
+                    segment=Segment(self._reference, count, place)
+                )
+                for place, part in enumerate(text.parts, start=1)
+            ]
         bodies = with_headers(text.parts, self._reference)
         return [self._submit_of(message, text.data_coding, body)._replace(has_header=True) for body in bodies]
 
@@ -182,7 +191,7 @@ class SmppSender(Sender[SmppSettings]):
             data_coding=data_coding,
             has_header=False,
             is_payload=False,
-            validity_period=_relative(message.life_s) if settings.validity == "relative" else "",
+            validity_period=_validity(message, settings.validity),
             registered_delivery=1 if self.capabilities.has_receipts else 0,
             service_type=settings.service_type,
         )
@@ -242,7 +251,17 @@ class SmppSender(Sender[SmppSettings]):
         return tell
 
     async def _receive(self, frame: Frame) -> int:
-        """Take a `deliver_sm` and return the status to answer with."""
+        """Take a `deliver_sm` and return the status to answer with.
+
+        Always one: an SMSC that waits for an answer brings no other receipt, and in the end cuts the link.
+        """
+        try:
+            return await self._received(frame)
+        except Exception as error:  # noqa: BLE001 - a fault of ours: the SMSC keeps the receipt until it is mended
+            _log.error("sender %s: a receipt could not be read: %s", self.name, described(error))
+            return wire.TEMPORARY
+
+    async def _received(self, frame: Frame) -> int:
         try:
             delivery = wire.read_delivery(frame)
         except wire.Malformed:
@@ -289,8 +308,12 @@ def _meaning(answer: Frame) -> Outcome:
     return msgspec.structs.replace(outcome, detail=f"unmapped status {code}") if is_unmapped else outcome
 
 
-def _relative(life_s: float) -> str:
-    """Write a time from now as the protocol has it: days, hours, minutes and seconds in two digits each."""
-    left_s = max(1, min(int(life_s), 99 * 86_400))
+def _validity(message: OutboundMessage, form: str) -> str:
+    """Write the end of a message's life as the protocol has it: two digits for each unit, from now or as a date."""
+    if form == "none":
+        return ""
+    if form == "absolute":
+        return time.strftime("%y%m%d%H%M%S000+", time.gmtime(message.expires_at))
+    left_s = max(1, min(int(message.life_s), 99 * 86_400))
     days, rest = divmod(left_s, 86_400)
     return f"0000{days:02}{rest // 3600:02}{rest // 60 % 60:02}{rest % 60:02}000R"

@@ -24,7 +24,7 @@ from otpsvc.senders.smpp_wire import Command
 
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 60.0
-# Accounts are locked for wrong passwords in a row, and nobody mends one in a second.
+# Accounts are locked for wrong passwords in a row, and nobody mends one in a second. Half of it at the least.
 _REFUSED_PAUSE_S = 10.0
 # A bind that lasted this long was a good one, and the next is tried at once.
 _STEADY_S = 30.0
@@ -122,7 +122,7 @@ class Link:
                 self.state, self._trouble = "fault", _down("fault")
                 _log.error("sender %s: the link failed: %s", self._name, described(error))
             # Many workers lose one SMSC at the same moment, and should not all come back at the same one.
-            least_s = _REFUSED_PAUSE_S if isinstance(self._trouble, Rejected) else 0.0
+            least_s = self._trouble.after_s if isinstance(self._trouble, RetryLater) else _REFUSED_PAUSE_S
             pause_s = max(self._pause_s, least_s) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
             self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
             self._next_try_at = loop.time() + pause_s
@@ -187,8 +187,8 @@ class Link:
                 )
             except NoAnswer:
                 session.end("enquire_link not answered")
-            except NotSent:
-                return
+            except NotSent as error:
+                session.end(error.reason)
             # Asked because of a doubt, and that it answers ends it, also a doubt from meanwhile.
             if not session.is_over:
                 session.is_doubtful.clear()
@@ -196,11 +196,15 @@ class Link:
 
 def _of_refusal(status: int, detail: str) -> Rejected | RetryLater:
     outcome = GatewayMap.load(CODES).outcome(shown_status(status), detail=detail)
-    return Rejected(outcome.kind, detail, outcome.is_unmapped) if isinstance(outcome, Rejected) else _down(detail)
+    if isinstance(outcome, Rejected):
+        return Rejected(outcome.kind, detail, outcome.is_unmapped)
+    after_s = outcome.after_s if isinstance(outcome, RetryLater) else 0.0
+    # Some SMSCs say "no reason" to a wrong password too, so no refusal is answered in haste.
+    return _down(detail, after_s=max(after_s, _REFUSED_PAUSE_S))
 
 
-def _down(why: str) -> RetryLater:
-    return RetryLater(1.0, f"link down: {why}", is_fault=True)
+def _down(why: str, *, after_s: float = 0.0) -> RetryLater:
+    return RetryLater(after_s, f"link down: {why}", is_fault=True)
 
 
 def _reason(error: Exception) -> str:

@@ -62,8 +62,11 @@ def read_receipt(
     )
     if provider_id is None:
         return None
-    state = fields.get("stat", "") if delivery.message_state is None else str(delivery.message_state)
     codes = GatewayMap.load(CODES)
+    # Some fill the parameter with a number of their own, or with nothing; then the word in the text is better.
+    state = "" if delivery.message_state is None else str(delivery.message_state)
+    if codes.row("state", state) is None:
+        state = fields.get("stat", state)
     status = codes.status(state)
     kind, detail = _why(delivery, fields.get("err", ""), state, error_kinds) if status in _FAILURES else (None, "")
     return Told(provider_id, status, kind, detail, _moment(fields.get("done date"), utc_offset_h))

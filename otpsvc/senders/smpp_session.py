@@ -51,6 +51,8 @@ class Session:
             self.end("connection cut")
         except wire.Malformed:
             self.end("frame not understood")
+        finally:
+            self.end("nobody reads any more")
 
     async def ask(
         self,

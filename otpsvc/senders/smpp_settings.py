@@ -37,8 +37,8 @@ class SmppSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     source_npi: Octet | None = None
     dest_ton: Octet = 1
     dest_npi: Octet = 1
-    long_messages: Literal["udh", "payload"] = "udh"
-    validity: Literal["relative", "none"] = "relative"
+    long_messages: Literal["udh", "sar", "payload"] = "udh"
+    validity: Literal["relative", "absolute", "none"] = "relative"
     receipt_id_base: IdBase = "auto"
     receipt_utc_offset_h: Annotated[float, Meta(ge=-12, le=14)] | None = None
     error_kinds: dict[str, RejectionKind] = {}

@@ -8,6 +8,7 @@ A frame holds the text, the number or the password: nothing here shows one.
 """
 
 import struct
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ _MESSAGE_PAYLOAD = 0x0424
 _RECEIPTED_MESSAGE_ID = 0x001E
 _MESSAGE_STATE = 0x0427
 _NETWORK_ERROR_CODE = 0x0423
+_SAR_REFERENCE, _SAR_COUNT, _SAR_PLACE = 0x020C, 0x020E, 0x020F
 
 
 class Command(IntEnum):
@@ -73,6 +75,14 @@ class Address(NamedTuple):
     npi: int
 
 
+class Segment(NamedTuple):
+    """Which part of a long message this is, told in parameters (`sar_…`) and not in the body. Places count from 1."""
+
+    reference: int
+    n_parts: int
+    place: int
+
+
 class Submit(NamedTuple):
     """The fields of a `submit_sm` that are not always the same. `body` begins with a header if `has_header`.
 
@@ -88,6 +98,7 @@ class Submit(NamedTuple):
     validity_period: str
     registered_delivery: int
     service_type: str
+    segment: Segment | None = None
 
     def __repr__(self) -> str:
         """Hide the number and the text."""
@@ -165,9 +176,18 @@ def submit_frame(submit: Submit, number: int) -> bytes:
         validity_period=submit.validity_period,
         registered_delivery=submit.registered_delivery,
         data_coding=submit.data_coding,
-        tlvs=[smpp34.Tlv(_MESSAGE_PAYLOAD, submit.body)] if submit.is_payload else [],
+        tlvs=[smpp34.Tlv(tag, value) for tag, value in _optional(submit)],
         sequence_number=number,
     ).encode()
+
+
+def _optional(submit: Submit) -> Iterator[tuple[int, bytes]]:
+    if submit.is_payload:
+        yield _MESSAGE_PAYLOAD, submit.body
+    if submit.segment is not None:
+        yield _SAR_REFERENCE, submit.segment.reference.to_bytes(2, "big")
+        yield _SAR_COUNT, bytes((submit.segment.n_parts,))
+        yield _SAR_PLACE, bytes((submit.segment.place,))
 
 
 def is_taken(answer: Frame) -> bool:

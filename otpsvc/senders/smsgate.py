@@ -37,7 +37,7 @@ from otpsvc.senders.contract import (
     Unknown,
 )
 from otpsvc.senders.http_client import GatewayAnswer, GatewayClient, NoAnswer, NotSent, outcome_of
-from otpsvc.senders.phone_answers import PhoneMap, first_of, object_in, too_large
+from otpsvc.senders.phone_answers import PhoneMap, first_of, object_in, stop_if_unwelcome, too_large
 from otpsvc.senders.proofs import is_fresh
 from otpsvc.senders.questions import ask_each, gateway_time
 from otpsvc.senders.smsgate_access import Access
@@ -109,7 +109,8 @@ class SmsGateSender(Sender[SmsGateSettings]):
             return Accepted(provider_id) if provider_id is not None else Unknown("answer without an id")
         if answer.status == 409:
             # The same id on the same phone: an earlier call of ours arrived. Without a phone nobody can say that.
-            return Accepted(message.message_id) if self.capabilities.is_idempotent else Unknown("status 409")
+            name = self._name_of(message.message_id)
+            return Accepted(name) if self.capabilities.is_idempotent else Unknown("status 409")
         outcome = self._map.refusal(answer, found.get("message"))
         if self.settings.device_id is None and outcome == Rejected(
             RejectionKind.MISCONFIGURED, "code record not found"
@@ -152,7 +153,7 @@ class SmsGateSender(Sender[SmsGateSettings]):
     async def cancel(self, message: SentMessage) -> bool:
         """Take the message back. A server only begins to, so it is rarely True; a phone's own server can promise it."""
         try:
-            answer = await self._access.call("DELETE", _path_of(message))
+            answer = await self._access.call("DELETE", self._path_of(message))
         except (NotSent, NoAnswer):
             return False
         if not isinstance(answer, GatewayAnswer) or not answer.is_success:
@@ -194,7 +195,7 @@ class SmsGateSender(Sender[SmsGateSettings]):
                 loop.run_in_executor(self._threads, encrypted, to, passphrase),
             )
         body: dict[str, Any] = {
-            "id": message.message_id,
+            "id": self._name_of(message.message_id),
             "textMessage": {"text": text},
             "phoneNumbers": [to],
             "withDeliveryReport": True,
@@ -213,16 +214,18 @@ class SmsGateSender(Sender[SmsGateSettings]):
         return body | {name: value for name, value in optional.items() if value is not None}
 
     async def _ask(self, message: SentMessage) -> Receipt | None:
-        answer = await self._access.call("GET", _path_of(message))
+        answer = await self._access.call("GET", self._path_of(message))
         if not isinstance(answer, GatewayAnswer):
             raise NotSent("no token")
+        stop_if_unwelcome(answer)
         found = fields(answer.json())
         state = found.get("state")
         if not answer.is_success or not isinstance(state, str):
             return None
         happened_at = moment(fields(found.get("states")).get(state))
         reason = first_of(found.get("recipients")).get("error")
-        return self._receipt(state, message.provider_id or message.message_id, reason, happened_at, None)
+        provider_id = message.provider_id or self._name_of(message.message_id)
+        return self._receipt(state, provider_id, reason, happened_at, None)
 
     def _receipt(
         self, word: str, provider_id: str, reason: object, happened_at: float | None, receipt_id: str | None
@@ -234,7 +237,7 @@ class SmsGateSender(Sender[SmsGateSettings]):
                 status = ReceiptStatus.EXPIRED
         return Receipt(
             status=status,
-            message_id=our_id(provider_id),
+            message_id=self._message_id(provider_id),
             provider_id=provider_id,
             receipt_id=receipt_id,
             happened_at=happened_at,
@@ -242,6 +245,14 @@ class SmsGateSender(Sender[SmsGateSettings]):
             detail=detail,
         )
 
+    def _name_of(self, message_id: str) -> str:
+        """Return the server's name for a message: senders may share a phone, each with its SIM, and need one each."""
+        sim_number = self.settings.sim_number
+        return message_id if sim_number is None else f"{message_id}-{sim_number}"
 
-def _path_of(message: SentMessage) -> str:
-    return f"/messages/{quote(message.provider_id or message.message_id, safe='')}"
+    def _message_id(self, name: str) -> str | None:
+        message_id = our_id(name.partition("-")[0])
+        return message_id if message_id is not None and name == self._name_of(message_id) else None
+
+    def _path_of(self, message: SentMessage) -> str:
+        return f"/messages/{quote(message.provider_id or self._name_of(message.message_id), safe='')}"

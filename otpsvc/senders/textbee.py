@@ -35,7 +35,7 @@ from otpsvc.senders.contract import (
     Unknown,
 )
 from otpsvc.senders.http_client import GatewayAnswer, GatewayClient, NoAnswer, NotSent, outcome_of
-from otpsvc.senders.phone_answers import PhoneMap, first_of, object_in, too_large
+from otpsvc.senders.phone_answers import PhoneMap, first_of, object_in, stop_if_unwelcome, too_large
 from otpsvc.senders.proofs import hmac_sha256_hex, matches
 from otpsvc.senders.questions import ask_each, gateway_time
 
@@ -165,6 +165,7 @@ class TextBeeSender(Sender[TextBeeSettings]):
     async def _ask(self, message: SentMessage) -> Receipt | None:
         batch_id = message.provider_id or ""
         answer = await self._call("GET", f"{self._device_path}/sms-batch/{quote(batch_id, safe='')}")
+        stop_if_unwelcome(answer)
         # The batch is `completed` once the push was asked to bring it: only its message tells what the phone did.
         found = first_of(fields(fields(answer.json()).get("data")).get("messages"))
         word = found.get("status")

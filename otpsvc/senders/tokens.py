@@ -19,7 +19,8 @@ NoToken = Rejected | RetryLater
 
 _SHORTEST_LIFE_S = 10.0
 _LONGEST_LEAD_S = 300.0
-_LONGEST_FETCH_S = 3.0  # a message waits for it, and its own call must still fit into the time of its step
+_LONGEST_WAIT_S = 3.0  # a message waits for it, and its own call must still fit into the time of its step
+_LONGEST_FETCH_S = 60.0
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 
@@ -48,7 +49,8 @@ def as_no_token(outcome: Outcome) -> NoToken:
 class TokenCache:
     """One token for all calls of a sender. `fetch` asks the gateway for a new one and never raises on purpose.
 
-    It is cut off after 3 s. From a tenth of its life before its end, at most five minutes, a token is renewed while it
+    Messages wait for it until it has been asked for 3 s; it comes for those after them, as late as its client's own
+    time-out. From a tenth of its life before its end, at most five minutes, a token is renewed while it
     is still used. After a failure the gateway is left alone for a second, then twice as long each time up to 30 s; a
     gateway that names a longer pause gets it, and a refusal counts as 30 s at once. Where a new token is refused like
     the one before it, the token is not at fault, and for 30 s no refused one is replaced.
@@ -65,6 +67,7 @@ class TokenCache:
         self._n_failed = 0
         self._kept_until = 0.0
         self._renewal: asyncio.Task[Token | NoToken] | None = None
+        self._waited_for_until = 0.0
 
     async def current(self) -> str | NoToken:
         """Return a token that is good now, or what kept us from having one. May be cancelled; others wait on."""
@@ -74,11 +77,15 @@ class TokenCache:
             return self._token
         if self._renewal is None and (self._failure is None or now >= self._paused_until):
             self._renewal = asyncio.create_task(self._renew())
+            self._waited_for_until = asyncio.get_running_loop().time() + _LONGEST_WAIT_S
         if self._token is not None and is_good:
             return self._token
         renewal = self._renewal
         if renewal is not None:
-            await asyncio.wait({renewal})
+            left_s = self._waited_for_until - asyncio.get_running_loop().time()
+            await asyncio.wait({renewal}, timeout=max(left_s, 0.0))
+            if not renewal.done():
+                return RetryLater(_FIRST_PAUSE_S, "token: still asked for", is_fault=True)
             if renewal.cancelled():
                 return RetryLater(_FIRST_PAUSE_S, "token: closing")
             answer = renewal.result()

@@ -6,15 +6,17 @@ they have of a message can also be asked for. Never log an answer: it repeats nu
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
 from otpsvc.senders.addresses import check_url
+from otpsvc.senders.answers import NO_MORE_QUESTIONS, unmapped
 from otpsvc.senders.contract import (
     Accepted,
     Capabilities,
     Channel,
+    Health,
     OutboundMessage,
     Outcome,
     Receipt,
@@ -46,19 +48,23 @@ SENT_WITHIN_S = 45.0
 _SID = re.compile(r"(?:SM|MM)[0-9a-f]{32}")
 _OUR_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _CODE = re.compile(r"[0-9]{5}")
-_COUNT = re.compile(r"[0-9]{1,3}")
+_COUNT = re.compile(r"[1-9][0-9]{0,2}")
+_NO_DAY = "1970-01-01"  # nobody sent anything then, so a list of that day holds no text of anybody's
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
 class _Resource(msgspec.Struct, frozen=True):
-    """A message as they keep it. Its text stands in the same answer and is not read."""
+    """A message as they keep it. Its text stands in the same answer and is not read.
+
+    What is not needed to know that they have it may be of any kind, so that it cannot make a message unknown.
+    """
 
     sid: str
-    status: str = ""
-    num_segments: str | None = None
-    error_code: int | None = None
-    date_updated: str | None = None
+    status: Any = ""
+    num_segments: Any = None
+    error_code: Any = None
+    date_updated: Any = None
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -112,6 +118,16 @@ class TwilioSender(Sender[TwilioSettings]):
             return outcome_of(error)
         return self._outcome(answer)
 
+    async def health(self) -> Health:
+        """Say whether the credentials are taken, by asking for the messages of a day without any."""
+        url = f"{self._messages_url}.json?PageSize=1&DateSent={_NO_DAY}"
+        try:
+            answer = await self._client.request("GET", url, basic=self._basic())
+        except (NotSent, NoAnswer) as error:
+            return Health(is_ready=False, detail=error.reason)
+        said = self._outcome(answer) if not answer.is_success else None
+        return Health(is_ready=said is None, detail=getattr(said, "detail", ""))
+
     def _basic(self) -> tuple[str, str]:
         settings = self.settings
         if settings.api_key_sid is not None and settings.api_key_secret is not None:
@@ -141,10 +157,11 @@ class TwilioSender(Sender[TwilioSettings]):
         told = _decoded(answer.body, _Resource)
         if told is None or not _SID.fullmatch(told.sid):
             return Unknown("answer cannot be read")
-        if told.error_code is not None and self._map.status(told.status) is ReceiptStatus.FAILED:
-            return Rejected(self._map.kind(told.error_code), f"code {told.error_code}")
-        parts = told.num_segments or ""
-        return Accepted(told.sid, int(parts) if _COUNT.fullmatch(parts) and parts != "0" else None)
+        code = str(told.error_code)
+        if _CODE.fullmatch(code) and self._map.status(told.status) is ReceiptStatus.FAILED:
+            return Rejected(self._map.kind(code), f"code {code}")
+        parts = str(told.num_segments)
+        return Accepted(told.sid, int(parts) if _COUNT.fullmatch(parts) else None)
 
     def _refusal(self, answer: GatewayAnswer) -> Outcome:
         """Read why it was refused: by its code, or by the status alone where no table knows the code."""
@@ -154,9 +171,7 @@ class TwilioSender(Sender[TwilioSettings]):
         detail = f"status {answer.status}" + (f", code {code}" if code else "")
         by_status = f"http-{answer.status}"
         outcome = self._map.outcome(code if is_known else by_status, detail=detail, after_s=answer.retry_after_s)
-        if isinstance(outcome, Rejected) and code is not None and not is_known:
-            return Rejected(outcome.kind, outcome.detail, is_unmapped=True)
-        return outcome
+        return unmapped(outcome) if code is not None and not is_known else outcome
 
     async def parse_receipt(self, request: ReceiptRequest) -> Receipts | ReceiptRefusal:
         """Check the signature, or the token in the path, then read one status."""
@@ -195,14 +210,14 @@ class TwilioSender(Sender[TwilioSettings]):
             return None
         url = f"{self._messages_url}/{message.provider_id}.json"
         answer = await self._client.request("GET", url, basic=self._basic())
-        if answer.status == 429:
+        if answer.status in NO_MORE_QUESTIONS:
             raise NotSent("not to be asked now")
         told = _decoded(answer.body, _Resource) if answer.is_success else None
         if told is None or told.sid != message.provider_id:
             return None
         receipt = self._receipt(
-            told.status,
-            None if told.error_code is None else str(told.error_code),
+            str(told.status),
+            str(told.error_code),
             provider_id=told.sid,
             message_id=message.message_id,
             happened_at=seconds_of(told.date_updated),

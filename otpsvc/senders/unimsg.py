@@ -13,6 +13,7 @@ from msgspec import Meta
 from otpsvc.senders.addresses import check_url
 from otpsvc.senders.answers import (
     MAX_RECEIPT_BYTES,
+    NO_MORE_QUESTIONS,
     decoded,
     failure_of,
     fields,
@@ -48,7 +49,7 @@ _SEND_SCOPE = "sms:send"
 _LONGEST_TEXT = 1600
 _LEAST_TOKEN_LIFE_S = 300.0
 _LONGEST_PAUSE_S = 3600.0
-_STALE_TOKEN = frozenset({"TOKEN_EXPIRED", "INVALID_TOKEN"})
+_TOO_NARROW = "INSUFFICIENT_SCOPE"  # a scope that was granted meanwhile is in new tokens only
 
 
 class UniMsgSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +94,7 @@ class UniMsgSender(Sender[UniMsgSettings]):
         await self._client.close()
 
     async def send(self, message: OutboundMessage) -> Outcome:
-        """Hand over one SMS; a stale token is renewed and the call made again, for it was surely refused."""
+        """Hand over one SMS; with a token that is not taken it was surely not, and is again with a new one."""
         body = {"to": message.to, "message": message.text}
         if self.settings.sender is not None:
             body["sender"] = self.settings.sender
@@ -137,7 +138,7 @@ class UniMsgSender(Sender[UniMsgSettings]):
         name, data = event.get("event"), fields(event.get("data"))
         if not isinstance(name, str):
             return ReceiptRefusal(RefusalKind.MALFORMED, "no event in it")
-        if not name.startswith("message.") or data.get("channel", Channel.SMS) != Channel.SMS:
+        if not name.startswith("message.") or str(data.get("channel", Channel.SMS)).lower() != Channel.SMS:
             return Receipts(())
         receipt = self._receipt(data, name.removeprefix("message."), event)
         return Receipts((receipt,)) if receipt else ReceiptRefusal(RefusalKind.MALFORMED, "no message in it")
@@ -156,7 +157,7 @@ class UniMsgSender(Sender[UniMsgSettings]):
         if provider_id is None:
             return None
         answer = await self._call("GET", f"/v1/sms/{provider_id}", None)
-        if not isinstance(answer, GatewayAnswer) or answer.status == 429:
+        if not isinstance(answer, GatewayAnswer) or answer.status in NO_MORE_QUESTIONS:
             raise NotSent("not to be asked now")
         data = fields(fields(answer.json()).get("data"))
         receipt = self._receipt(data, str(data.get("status")), None) if answer.is_success else None
@@ -182,9 +183,12 @@ class UniMsgSender(Sender[UniMsgSettings]):
         )
 
     async def _call(self, method: str, path: str, body: object) -> GatewayAnswer | NoToken:
+        def is_refused(answer: GatewayAnswer) -> bool:
+            # Whatever they call it. What may be asked only costs no new token at every poll.
+            return answer.status == 401 or (method == "POST" and _code(answer) == _TOO_NARROW)
+
         return await self._tokens.call(
-            lambda token: self._client.request(method, f"{self._url}{path}", json=body, bearer=token),
-            lambda answer: answer.status == 401 and _code(answer) in _STALE_TOKEN,
+            lambda token: self._client.request(method, f"{self._url}{path}", json=body, bearer=token), is_refused
         )
 
     async def _new_token(self) -> Token | NoToken:

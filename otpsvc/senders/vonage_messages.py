@@ -6,16 +6,19 @@ by the HTTP status alone. Never log an answer or a webhook: both repeat numbers.
 
 import email.utils
 import re
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 import msgspec
 
 from otpsvc.errors import ConfigurationError
 from otpsvc.senders.addresses import check_url
+from otpsvc.senders.answers import fields, unmapped
 from otpsvc.senders.contract import (
     Accepted,
     Capabilities,
     Channel,
+    Health,
     OutboundMessage,
     Outcome,
     Receipt,
@@ -47,6 +50,8 @@ NOTABLE_SKEW_S = 60.0
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CLIENT_REF = re.compile(r"[0-9A-Za-z_-]{1,100}")
 _SLUG = re.compile(r"[a-z][a-z-]{1,39}|[0-9]{1,5}")
+# What they say to a call without a message whose credentials are right.
+_EMPTY_CALL = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 
 
 class _Taken(msgspec.Struct, frozen=True):
@@ -59,6 +64,7 @@ class _Problem(msgspec.Struct, frozen=True):
     type: Any = None
     title: Any = None
     code: Any = None
+    invalid_parameters: Any = None
 
 
 class _Status(msgspec.Struct, frozen=True):
@@ -116,15 +122,27 @@ class VonageMessagesSender(Sender[VonageMessagesSettings]):
         """Hand the message over in one call."""
         if message.channel not in self._origins:
             return Rejected(RejectionKind.UNSUPPORTED, "channel not set up")
+        try:
+            answer = await self._post(self._body(message))
+        except (NotSent, NoAnswer) as error:
+            return outcome_of(error)
+        return self._outcome(answer)
+
+    async def health(self) -> Health:
+        """Say whether the credentials are taken, by a call that has no message in it and so sends none."""
+        try:
+            answer = await self._post({})
+        except (NotSent, NoAnswer) as error:
+            return Health(is_ready=False, detail=error.reason)
+        said = self._outcome(answer) if not answer.is_success and answer.status not in _EMPTY_CALL else None
+        return Health(is_ready=said is None, detail=getattr(said, "detail", ""))
+
+    async def _post(self, body: dict[str, Any]) -> GatewayAnswer:
         settings, basic = self.settings, None
         if settings.api_key is not None and settings.api_secret is not None:
             basic = (settings.api_key, settings.api_secret.reveal())
         bearer = self._token.current() if self._token is not None else None
-        try:
-            answer = await self._client.request("POST", self._url, json=self._body(message), basic=basic, bearer=bearer)
-        except (NotSent, NoAnswer) as error:
-            return outcome_of(error)
-        return self._outcome(answer)
+        return await self._client.request("POST", self._url, json=body, basic=basic, bearer=bearer)
 
     def _application_token(self) -> ApplicationToken | None:
         settings = self.settings
@@ -166,17 +184,16 @@ class VonageMessagesSender(Sender[VonageMessagesSettings]):
 
     def _refusal(self, answer: GatewayAnswer) -> Outcome:
         """Read why it was refused: by its code, or by the status alone where no table knows the code."""
-        by_status = f"http-{answer.status}"
-        try:
-            code = self._code_of(msgspec.json.decode(answer.body, type=_Problem), "send")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            code = None
-        is_known = code is not None and self._map.row("send", code) is not None
+        by_status, told = f"http-{answer.status}", _problem_in(answer)
+        code = self._code_of(told, "send")
+        row = self._map.row("send", code) if code is not None else None
+        if row is not None and answer.status == HTTPStatus.TOO_MANY_REQUESTS and row.outcome != "retry":
+            row = None  # their own documents say 1010 in it, which elsewhere is a missing field
         detail = f"status {answer.status}" + (f", {code}" if code else "") + self._skew(answer)
-        outcome = self._map.outcome(code if is_known else by_status, detail=detail, after_s=answer.retry_after_s)
-        if isinstance(outcome, Rejected) and code is not None and not is_known:
-            return Rejected(outcome.kind, outcome.detail, is_unmapped=True)
-        return outcome
+        outcome = self._map.outcome(by_status if row is None else code, detail=detail, after_s=answer.retry_after_s)
+        if isinstance(outcome, Rejected) and outcome.kind is RejectionKind.MISCONFIGURED and _blames_number(told):
+            return Rejected(RejectionKind.INVALID_NUMBER, detail)
+        return unmapped(outcome) if row is None and code is not None else outcome
 
     def _code_of(self, told: _Problem, table: str) -> str | None:
         """Return the code that a table knows, else the first that looks like one."""
@@ -244,3 +261,16 @@ class VonageMessagesSender(Sender[VonageMessagesSettings]):
             kind=kind,
             detail=f"code {code}" if code else "",
         )
+
+
+def _problem_in(answer: GatewayAnswer) -> _Problem:
+    try:
+        return msgspec.json.decode(answer.body, type=_Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Problem()
+
+
+def _blames_number(told: _Problem) -> bool:
+    """Say whether of all fields the number alone is wrong: then it is the number, and no fault of the settings."""
+    named = told.invalid_parameters
+    return isinstance(named, list) and bool(named) and all(fields(one).get("name") == "to" for one in named)

@@ -18,6 +18,7 @@ from otpsvc.senders.contract import (
     Accepted,
     Capabilities,
     Channel,
+    Health,
     OutboundMessage,
     Outcome,
     Receipt,
@@ -71,6 +72,7 @@ class VonageSmsSender(Sender[VonageSmsSettings]):
         super().__init__(name, settings, context)
         base = check_url(settings.base_url, allow_private=settings.allow_private, key=f"senders.{name}.base_url")
         self._url = f"{base}/sms/json"
+        self._balance_url = f"{base}/account/get-balance"
         self._map = GatewayMap.load("vonage-sms")
         self._client = GatewayClient(timeout_s=settings.timeout_s, allow_private=settings.allow_private)
         self._has_receipts = settings.receipt_secret is not None or settings.receipt_token is not None
@@ -103,13 +105,26 @@ class VonageSmsSender(Sender[VonageSmsSettings]):
 
     async def send(self, message: OutboundMessage) -> Outcome:
         """Hand the message over in one call."""
-        secret = self.settings.api_secret
-        basic = (self.settings.api_key, secret.reveal()) if secret else None
         try:
-            answer = await self._client.request("POST", self._url, form=self._form(message), basic=basic)
+            answer = await self._client.request("POST", self._url, form=self._form(message), basic=self._basic())
         except (NotSent, NoAnswer) as error:
             return outcome_of(error)
         return self._outcome(answer)
+
+    async def health(self) -> Health:
+        """Say whether key and secret are taken, by asking for the balance; signed calls are proved by sending only."""
+        basic = self._basic()
+        if basic is None:
+            return Health(is_ready=True, detail="not asked: only a message shows whether its signature is right")
+        try:
+            answer = await self._client.request("GET", self._balance_url, basic=basic)
+        except (NotSent, NoAnswer) as error:
+            return Health(is_ready=False, detail=error.reason)
+        return Health(is_ready=answer.is_success, detail="" if answer.is_success else f"status {answer.status}")
+
+    def _basic(self) -> tuple[str, str] | None:
+        secret = self.settings.api_secret
+        return (self.settings.api_key, secret.reveal()) if secret is not None else None
 
     def _form(self, message: OutboundMessage) -> dict[str, str]:
         ttl_ms = min(max(int(message.life_s * 1000), SHORTEST_TTL_MS), LONGEST_TTL_MS)
@@ -140,11 +155,11 @@ class VonageSmsSender(Sender[VonageSmsSettings]):
             parts = msgspec.json.decode(answer.body, type=_Answer).messages
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Unknown("answer cannot be read")
-        return self._of_parts(parts)
+        return self._of_parts(parts, answer.retry_after_s)
 
-    def _of_parts(self, parts: list[_Part]) -> Outcome:
+    def _of_parts(self, parts: list[_Part], after_s: float | None) -> Outcome:
         """Sum the parts up. When only some were taken, a phone may show nothing, or half: nobody can say."""
-        outcomes = [self._map.outcome(part.status, detail=f"status {part.status}") for part in parts]
+        outcomes = [self._map.outcome(part.status, detail=f"status {part.status}", after_s=after_s) for part in parts]
         if all(isinstance(outcome, Accepted) for outcome in outcomes):
             return Accepted(_readable_id(part.message_id for part in parts), parts=len(parts))
         n_taken = sum(isinstance(outcome, Accepted) for outcome in outcomes)

@@ -132,18 +132,23 @@ class WebhookSender(Sender[WebhookSettings]):
 
     def _read(self, answer: GatewayAnswer) -> Outcome:
         said = fields(answer.json())
-        error = said.get("error")
+        # Some languages write every field down: an empty error is none.
+        error = said.get("error") or None
         if error is None and answer.is_success:
             return Accepted(gateway_id(said.get("message_id")))
+        code = error if isinstance(error, str) else None
+        is_kind = code is not None and self._codes.row("send", code) is not None
         status = answer.status
         if answer.is_success:
             # Some receivers can only say 200, and write down the status that they mean.
             meant = fields(error).get("http_code", 400 if isinstance(error, str) else 500)
             status = meant if isinstance(meant, int) and 300 <= meant <= 599 else 500
-        if status == 503 and "retry-after" not in answer.headers:
+        if status == 409 and not is_kind and self.capabilities.is_idempotent:
+            # It knows this id: an earlier call of ours arrived.
+            return Accepted(gateway_id(said.get("message_id")))
+        if status == 503 and not is_kind and "retry-after" not in answer.headers:
             # Without a word on when to come back it may as well be a proxy that lost patience with the receiver.
             return Unknown("status 503")
-        code = error if isinstance(error, str) else None
         return outcome_of_answer(self._codes, code, msgspec.structs.replace(answer, status=status))
 
     def _receipt(self, entry: object, receipt_id: str | None) -> Receipt | None:

@@ -14,6 +14,7 @@ from msgspec import Meta
 from otpsvc.senders.addresses import check_url
 from otpsvc.senders.answers import (
     MAX_RECEIPT_BYTES,
+    NO_MORE_QUESTIONS,
     decoded,
     failure_of,
     fields,
@@ -36,6 +37,7 @@ from otpsvc.senders.contract import (
     Receipts,
     ReceiptStatus,
     RefusalKind,
+    RetryLater,
     Secret,
     Sender,
     SenderContext,
@@ -46,7 +48,9 @@ from otpsvc.senders.http_client import GatewayAnswer, GatewayClient, NoAnswer, N
 from otpsvc.senders.proofs import hmac_sha256_hex, matches
 from otpsvc.senders.questions import ask_each
 
-_URGENT = 1  # codes go before everything else on the phone
+# Codes go before everything else on the phone: by the guide, and by the list of errors, which knows words only.
+_URGENT, _URGENT_IN_WORDS = 1, "high"
+_NEW_WORDS_PAUSE_S = 0.5  # too short for a pause of the whole sender
 _LONGEST_TEXT = 1600
 _OUR_FIELD = "otpsvc_message_id"
 
@@ -87,6 +91,7 @@ class ZimSendSender(Sender[ZimSendSettings]):
         self._url = check_url(settings.url, allow_private=settings.allow_private, key=f"senders.{name}.url")
         self._headers = {"X-API-Key": settings.api_key.reveal(), "X-Client-ID": settings.client_id}
         self._device = {"X-Device-ID": settings.device_id} if settings.device_id is not None else {}
+        self._urgent: int | str = _URGENT
         self._codes = GatewayMap.load("zimsend")
         self._client = GatewayClient(timeout_s=settings.timeout_s, allow_private=settings.allow_private)
 
@@ -103,7 +108,7 @@ class ZimSendSender(Sender[ZimSendSettings]):
         body: dict[str, object] = {
             "to": message.to,
             "message": message.text,
-            "priority": _URGENT,
+            "priority": self._urgent,
             "metadata": {_OUR_FIELD: message.message_id},
         }
         if self.settings.webhook_secret is not None and self.receipt_url is not None:
@@ -117,6 +122,9 @@ class ZimSendSender(Sender[ZimSendSettings]):
         if answer.is_success and said.get("success", True) is True and provider_id is not None:
             return Accepted(provider_id)
         code = _code(said)
+        if code == "INVALID_PRIORITY" and body["priority"] == _URGENT:
+            self._urgent = _URGENT_IN_WORDS
+            return RetryLater(_NEW_WORDS_PAUSE_S, f"code {code}")
         if answer.is_success and said.get("success") is not False and self._codes.row("send", code) is None:
             code = None  # whatever stands there in a success, it is no refusal
         return outcome_of_answer(self._codes, code, answer)
@@ -173,7 +181,7 @@ class ZimSendSender(Sender[ZimSendSettings]):
         if provider_id is None:
             return None
         answer = await self._call("GET", f"/sms/status/{provider_id}")
-        if answer.status == 429:
+        if answer.status in NO_MORE_QUESTIONS:
             raise NotSent("not to be asked now")
         said = fields(answer.json())
         receipt = self._receipt(said, said.get("status"), None) if answer.is_success else None

@@ -7,7 +7,11 @@ that was not, one called not sent that was. docs/senders.md shows it in use.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+import msgspec
+
+from otpsvc.errors import ConfigurationError
 from otpsvc.senders.contract import (
     Accepted,
     Capabilities,
@@ -17,12 +21,14 @@ from otpsvc.senders.contract import (
     Outcome,
     Rejected,
     RetryLater,
+    Sender,
     Unknown,
 )
 from otpsvc.testing.discretion import breach, secrets_in
+from otpsvc.testing.forgeries import with_other_secrets
 from otpsvc.testing.pulse import pulse
 from otpsvc.testing.receipt_conformance import ReceiptConformance
-from otpsvc.testing.scenes import Fault, Scene, must
+from otpsvc.testing.scenes import Fault, Scene, fail, must
 from otpsvc.testing.told_lives import told_lives
 
 __all__ = ("Fault", "Scene", "SenderConformance")
@@ -30,6 +36,8 @@ __all__ = ("Fault", "Scene", "SenderConformance")
 _AT_ONCE = 20
 _ASKED_PAUSE_S = 7  # what the double's Retry-After says
 _LOOKS, _LOOK_EVERY_S = 400, 0.005
+_QUIET_S = 0.4
+_ANSWERED_AT_ONCE = frozenset({Fault.HTML_500, Fault.TOO_MANY, Fault.NOT_JSON, Fault.REFUSE})
 _LONGEST = 300  # more than three parts help nobody to find a fault
 _TEXTS = (
     "583920 ist Ihr Code. N\u00e9 \u201cuno\u201d n\u00e9 'due' & 100 % + 1 = 1?",
@@ -56,8 +64,10 @@ class SenderConformance(ReceiptConformance):
         async with self.scene() as scene:
             for number in (1, 2):
                 message = self.message(scene, number)
+                n_before = len(scene.gateway.written)
                 outcome = await self.send(scene, message)
                 must(isinstance(outcome, Accepted), f"a plain message was answered with {type(outcome).__name__}")
+                must(not _is_of_another(outcome, scene, n_before), "the provider id is that of another message")
                 texts = await self.accepted_texts(scene)
                 must(len(texts) == number, f"the double took {len(texts)} messages, not {number}")
                 is_whole = scene.sender.capabilities.owns_code or texts[-1] == message.text
@@ -94,12 +104,18 @@ class SenderConformance(ReceiptConformance):
             must(len(set(ids)) == len(ids), "two messages were given the same provider id")
 
     async def test_the_event_loop_is_never_held_up(self) -> None:
-        """Twenty calls at once leave the loop free: what blocks for one message blocks for all."""
+        """Twenty calls at once leave the loop free, and so does a gateway in trouble: one that blocks blocks all."""
         async with self.scene() as scene:
             async with pulse() as felt:
                 messages = [self.message(scene, number) for number in range(_AT_ONCE)]
                 await asyncio.gather(*(self.send(scene, message) for message in messages))
             must(not felt.is_held_up, "send holds up the event loop: await, or use a thread")
+            for fault in (one for one in self.faults if one in _ANSWERED_AT_ONCE):
+                scene.gateway.misbehave(fault)
+                async with pulse() as felt:
+                    await self.send(scene, self.message(scene))
+                must(not felt.is_held_up, f"{fault.name}: send holds up the event loop: a pause is the dispatcher's")
+                await scene.gateway.restore()
 
     async def test_the_same_message_twice_is_one_where_that_is_claimed(self) -> None:
         """`is_idempotent`: after an answer, and after one that never came."""
@@ -147,6 +163,11 @@ class SenderConformance(ReceiptConformance):
             _judge(fault, outcome, is_taken=n_taken == 1)
             must(scene.gateway.n_strayed == 0, f"{fault.name}: a redirect was followed")
             await self._works_again(scene, f"after {fault.name}")
+            # A message that is kept for later inside a sender is one that the dispatcher gives to another meanwhile.
+            n_taken = len(await self.accepted_texts(scene))
+            await asyncio.sleep(_QUIET_S)
+            n_later = len(await self.accepted_texts(scene))
+            must(n_later == n_taken, f"{fault.name}: something was sent although nobody asked for it any more")
 
         await self._at_each_fault(live_through)
 
@@ -199,6 +220,48 @@ class SenderConformance(ReceiptConformance):
             for what, said in (("the sender", sender), ("its settings", sender.settings)):
                 must(breach(said, None, secrets_in(sender.settings)) is None, f"{what} shows a secret when printed")
 
+    async def test_its_settings_stay_as_they_were_given(self) -> None:
+        """They are shared and shown elsewhere: what a sender learns it keeps in itself."""
+        async with self.scene() as scene:
+            settings = scene.sender.settings
+            must(type(settings).__struct_config__.frozen, "Settings must be a frozen struct: frozen=True")
+            given = (repr(msgspec.structs.asdict(settings)), secrets_in(settings))
+            await self.send(scene, self.message(scene))
+            await self.within(scene.sender.health(), "health")
+            kept = (repr(msgspec.structs.asdict(scene.sender.settings)), secrets_in(scene.sender.settings))
+            must(scene.sender.settings is settings and kept == given, "its settings changed while it worked")
+
+    async def test_two_of_a_kind_live_side_by_side(self) -> None:
+        """Two tables of one type are two senders: neither uses, replaces or closes what belongs to the other."""
+        async with self.scene() as scene:
+            twin = self._stranger_to(scene.sender)
+            try:
+                await self.within(twin.open(), "open")
+                await self.send(scene._replace(sender=twin), self.message(scene, 1))
+                await self._works_again(scene, "beside another sender of its type")
+            finally:
+                await self.within(twin.close(), "close")
+            await self._works_again(scene, "after another sender of its type was closed")
+
+    async def test_it_leaves_nothing_behind(self) -> None:
+        """After `close` there is neither a connection nor a task of it."""
+        async with self.scene() as scene:
+            await self.send(scene, self.message(scene))  # whatever is made at the first use of the scene is there then
+            n_before, tasks_before = scene.gateway.n_connected, asyncio.all_tasks()
+            twin = self.twin_of(scene.sender)
+            try:
+                await self.within(twin.open(), "open")
+                await self.send(scene._replace(sender=twin), self.message(scene, 1))
+                await self.within(twin.health(), "health")
+            finally:
+                await self.within(twin.close(), "close")
+            for _ in range(_LOOKS):
+                if scene.gateway.n_connected <= n_before and asyncio.all_tasks() <= tasks_before:
+                    return
+                await asyncio.sleep(_LOOK_EVERY_S)
+            must(scene.gateway.n_connected <= n_before, "a connection to the gateway is open after close")
+            fail("a task goes on after close")
+
     async def test_it_closes_twice_and_without_having_opened(self) -> None:
         """`close` comes after a failed `open`, and may come again."""
         async with self.scene() as scene:
@@ -231,6 +294,11 @@ class SenderConformance(ReceiptConformance):
             sent = self.sent(scene, message, outcome.provider_id if isinstance(outcome, Accepted) else None)
             is_cancelled = await self.within(scene.sender.cancel(sent), "cancel")
             must(able.can_cancel or is_cancelled is False, "cancel promises something although can_cancel is False")
+            for fault in (one for one in self.faults if able.can_cancel and not one.is_processed):
+                scene.gateway.misbehave(fault)
+                is_cancelled = await self.within(scene.sender.cancel(sent), "cancel")
+                must(is_cancelled is False, f"{fault.name}: cancel promises what the gateway never heard of")
+                await scene.gateway.restore()
             for fault in self.faults if able.owns_code else ():
                 scene.gateway.misbehave(fault)
                 said = await self.within(scene.sender.check(sent, "000000"), "check")
@@ -250,6 +318,14 @@ class SenderConformance(ReceiptConformance):
             if end is not None:
                 raise end
 
+    def _stranger_to(self, sender: Sender[Any]) -> Sender[Any]:
+        """Make a sender of the same type, not opened, with other secrets if any can be made up."""
+        others = with_other_secrets(sender.settings)
+        try:
+            return self.twin_of(sender, others)
+        except ConfigurationError:
+            return self.twin_of(sender)
+
     async def _works_again(self, scene: Scene, when: str) -> None:
         await scene.gateway.restore()
         n_before = len(await self.accepted_texts(scene))
@@ -266,7 +342,19 @@ def _judge(fault: Fault, outcome: Outcome, *, is_taken: bool) -> None:
         must(not isinstance(outcome, Accepted), f"{fault.name}: Accepted for a message that was not taken loses it")
     if fault is Fault.REFUSE:
         must(not isinstance(outcome, Unknown), "REFUSE: nothing left, so say RetryLater or Rejected, not Unknown")
+        must(
+            not isinstance(outcome, RetryLater) or outcome.is_fault,
+            "REFUSE: a gateway that is away is a fault: say is_fault=True, or its breaker never opens",
+        )
     if isinstance(outcome, RetryLater):
-        must(0 < outcome.after_s < float("inf"), f"{fault.name}: after_s must be a time above zero")
         is_heard = fault is not Fault.TOO_MANY or outcome.after_s >= _ASKED_PAUSE_S
         must(is_heard, "TOO_MANY: the pause that the gateway asked for (Retry-After) is cut short")
+
+
+def _is_of_another(outcome: Outcome, scene: Scene, n_before: int) -> bool:
+    """Whether an id stands in the answers to earlier messages alone; a sender may also make one of its own."""
+    if not isinstance(outcome, Accepted) or outcome.provider_id is None:
+        return False
+    earlier, own = (b"".join(part) for part in (scene.gateway.written[:n_before], scene.gateway.written[n_before:]))
+    provider_id = outcome.provider_id.encode()
+    return provider_id in earlier and provider_id not in own

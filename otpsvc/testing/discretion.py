@@ -1,12 +1,15 @@
 """What a sender may never say aloud: the text, the code, the number and its own secrets, in whatever it hands back.
 
-The words found are not repeated in the failure that tells of them.
+What it logs and prints meanwhile counts too, by whatever logger and at whatever level. The words found are not
+repeated in the failure that tells of them.
 """
 
 import contextlib
 import logging
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO, cast
 
 import msgspec
 
@@ -43,40 +46,88 @@ def breach(said: object, message: OutboundMessage | None, secrets: Iterable[str]
     return None
 
 
-class _Ear(logging.Handler):
-    """Hears everything for as long as somebody listens; calls under way together share it."""
+class Heard:
+    """What was logged and what was printed while somebody listened."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.listeners: list[list[str]] = []
-        self.level_before = logging.WARNING
+        self.records: list[logging.LogRecord] = []
+        self.printed: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        for lines in self.listeners:
-            lines.append(self.format(record))
+    @property
+    def logged(self) -> str:
+        """Every log line, with its traceback and with what was given besides (`extra`), which some formats write."""
+        return "\n".join(map(_line, self.records))
 
 
-_ear = _Ear()
+class _Echo:
+    """Stands before a stream, and lets listeners hear what is written to it; all else is the stream's own."""
+
+    def __init__(self, stream: TextIO, ears: "_Ears") -> None:
+        self._stream = stream
+        self._ears = ears
+
+    def write(self, text: str) -> int:
+        for heard in self._ears.listeners:
+            heard.printed.append(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Ears:
+    """Hear everything for as long as somebody listens; calls under way together share them.
+
+    Records are heard where they are made, because not every logger hands its own on to the root.
+    """
+
+    def __init__(self) -> None:
+        self.listeners: list[Heard] = []
+
+    def open(self) -> None:
+        self._level, self._make = logging.getLogger().level, logging.getLogRecordFactory()
+        logging.getLogger().setLevel(logging.DEBUG)
+        logging.setLogRecordFactory(self._record)
+        self._streams = (sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = (cast("TextIO", _Echo(stream, self)) for stream in self._streams)
+
+    def close(self) -> None:
+        logging.getLogger().setLevel(self._level)
+        logging.setLogRecordFactory(self._make)
+        sys.stdout, sys.stderr = self._streams
+
+    def _record(self, *given: Any, **named: Any) -> logging.LogRecord:
+        record = self._make(*given, **named)
+        for heard in self.listeners:
+            heard.records.append(record)
+        return record
+
+
+_ears = _Ears()
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[list[str]]:
-    """Collect every log line that is written meanwhile, those of libraries and of the level debug too."""
-    root = logging.getLogger()
-    if not _ear.listeners:
-        _ear.level_before = root.level
-        root.addHandler(_ear)
-        root.setLevel(logging.DEBUG)
-    lines: list[str] = []
-    _ear.listeners.append(lines)
+def listening() -> Iterator[Heard]:
+    """Collect what is logged meanwhile, by libraries and at the level debug too, and what is printed."""
+    if not _ears.listeners:
+        _ears.open()
+    heard = Heard()
+    _ears.listeners.append(heard)
     try:
-        yield lines
+        yield heard
     finally:
-        # By identity: two listeners that have heard the same are equal as lists.
-        _ear.listeners[:] = [one for one in _ear.listeners if one is not lines]
-        if not _ear.listeners:
-            root.removeHandler(_ear)
-            root.setLevel(_ear.level_before)
+        _ears.listeners.remove(heard)
+        if not _ears.listeners:
+            _ears.close()
+
+
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_format = logging.Formatter().format
+
+
+def _line(record: logging.LogRecord) -> str:
+    besides = {name: value for name, value in vars(record).items() if name not in _USUAL}
+    return f"{_format(record)} {besides or ''}"
 
 
 def _stands_alone(code: str, shown: str) -> bool:

@@ -20,6 +20,7 @@ import msgspec
 _DRIP_S = 0.2
 _ARRIVAL_S = 10.0
 _HUGE_BYTES = 10_000_000
+_MOST_KEPT_BYTES = 65_536
 _TAKEN: Mapping[str, str] = {"content-type": "text/html"}
 
 
@@ -72,12 +73,14 @@ class Reply(NamedTuple):
 class GatewayDouble:
     """A server for the body of an `async with`, at `url`; `requests` are those that arrived, in order.
 
-    `n_strayed` counts the connections to the place that a REDIRECT points to. What `respond` raises is raised again at
-    the end of the `with`, so that a broken double is no passed test.
+    `written` are the starts of what was answered, as it went out. `n_strayed` counts the connections to the place that
+    a REDIRECT points to. What `respond` raises is raised again at the end of the `with`, so that a broken double is no
+    passed test.
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[GatewayRequest] = []
+        self.written: list[bytes] = []
         self.n_strayed = 0
         self._tls = tls
         self._port = 0
@@ -93,6 +96,11 @@ class GatewayDouble:
     def url(self) -> str:
         """The address, without a slash at its end."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
+
+    @property
+    def n_connected(self) -> int:
+        """How many connections are open at this moment."""
+        return len(self._talks)
 
     async def __aenter__(self) -> Self:
         await self.restore()
@@ -211,6 +219,7 @@ class GatewayDouble:
             case Fault.NOT_JSON:
                 reply = Reply(200, b"<html>Thank you!</html>", _TAKEN)
         raw = _raw(reply)
+        self.written.append(raw[:_MOST_KEPT_BYTES])
         if fault is Fault.CLOSE_MID_BODY:
             head_end = raw.index(b"\r\n\r\n") + 4
             writer.write(raw[: head_end + max(0, len(raw) - head_end - 1) // 2])

@@ -3,7 +3,7 @@
 All of it runs on a sender that was never opened, because that is what a process has that answers requests.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from otpsvc.errors import ConfigurationError
 from otpsvc.senders.contract import (
     Accepted,
     OutboundMessage,
+    Receipt,
     ReceiptRefusal,
     ReceiptRequest,
     Receipts,
@@ -27,7 +28,9 @@ from otpsvc.testing.forgeries import (
     with_body,
     with_other_secrets,
 )
+from otpsvc.testing.pulse import pulse
 from otpsvc.testing.scenes import Scene, Stage, fail, must
+from otpsvc.testing.shapes import misshapen
 
 Said = Receipts | ReceiptRefusal
 
@@ -110,6 +113,19 @@ class ReceiptConformance(Stage):
                 for half in halves:
                     must(not carried.is_named_in(await self._read(carried, half)), "half a receipt was believed")
 
+    async def test_a_proof_of_another_body_is_refused(self) -> None:
+        """Where a proof covers the body (`receipt_with`), it proves no other one, however often it was good."""
+        async with self._carried() as carried:
+            other = self.message(carried.scene, 1)
+            outcome = await self.send(carried.scene, other)
+            provider_id = outcome.provider_id if isinstance(outcome, Accepted) else None
+            foreign = self.receipts_for(carried.scene, other, provider_id)
+            for genuine, another in zip(carried.requests, foreign, strict=False):
+                if self._is_covered(carried.scene, genuine.body, another.body):
+                    await self._read(carried, genuine)
+                    said = await self._read(carried, with_body(genuine, another.body))
+                    must(isinstance(said, ReceiptRefusal), "a receipt was believed by the proof of another one")
+
     async def test_garbage_is_refused_and_raises_nothing(self) -> None:
         """Whatever stands in the body, under a genuine proof of it or not, is answered with a refusal."""
         async with self._carried() as carried:
@@ -122,6 +138,15 @@ class ReceiptConformance(Stage):
                     said = await self._read(carried, request)
                     is_empty = isinstance(said, Receipts) and not said.items
                     must(isinstance(said, ReceiptRefusal) or (is_empty and request is proven), f"{what} was believed")
+
+    async def test_a_receipt_never_holds_up_the_event_loop(self) -> None:
+        """The process that reads receipts answers all requests: what blocks in `parse_receipt` blocks them."""
+        async with self._carried() as carried:
+            bare = ReceiptRequest(method="POST", url="https://a.example/receipts/a", headers={}, body=b"")
+            for body in (*(genuine.body for genuine in carried.requests), *GARBAGE.values()):
+                async with pulse() as felt:
+                    await self._read(carried, self.receipt_with(carried.scene, body) or with_body(bare, body))
+                must(not felt.is_held_up, "parse_receipt holds up the event loop")
 
     async def test_an_odd_request_raises_nothing(self) -> None:
         """Address, method and headers come from strangers as well."""
@@ -145,10 +170,17 @@ class ReceiptConformance(Stage):
                 return
             asked = self.sent(carried.scene, carried.message, carried.provider_id)
             said = await self.within(carried.scene.sender.poll([asked]), "poll")
+            _must_be_receipts(said)
             for item in said:
                 is_asked = item.message_id == asked.message_id or item.provider_id == asked.provider_id
                 must(is_asked, "poll told of a message that it was not asked about")
             must(not list(await self.within(carried.scene.sender.poll([]), "poll")), "poll of nothing told something")
+
+    def _is_covered(self, scene: Scene, *bodies: bytes) -> bool:
+        """Whether the author's proofs of these bodies differ, so that each covers its own."""
+        proven = [self.receipt_with(scene, body) for body in bodies]
+        proofs = [(one.url, dict(one.headers)) for one in proven if one is not None]
+        return len(set(bodies)) == len(proofs) == len(bodies) and proofs[0] != proofs[1]
 
     async def _read(self, carried: _Carried, request: ReceiptRequest) -> Said:
         try:
@@ -163,6 +195,7 @@ class ReceiptConformance(Stage):
         told = said.items if isinstance(said, Receipts) else said
         given_away = breach(told, carried.message, secrets)
         must(given_away is None, f"a receipt gives away {given_away}")
+        _must_be_receipts(said.items if isinstance(said, Receipts) else ())
         return said
 
     @asynccontextmanager
@@ -175,3 +208,10 @@ class ReceiptConformance(Stage):
             provider_id = outcome.provider_id if isinstance(outcome, Accepted) else None
             requests = self.receipts_for(scene, message, provider_id)
             yield _Carried(scene, message, provider_id, requests, self.twin_of(scene.sender))
+
+
+def _must_be_receipts(items: Iterable[Receipt]) -> None:
+    for item in items:
+        must(isinstance(item, Receipt), f"a receipt is of the type {type(item).__name__}")
+        fault = misshapen(item)
+        must(fault is None, f"a receipt's {fault}")

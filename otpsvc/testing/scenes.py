@@ -20,6 +20,7 @@ from otpsvc.senders.contract import (
 from otpsvc.testing.discretion import breach, listening, secrets_in
 from otpsvc.testing.gateways import Fault, GatewayDouble
 from otpsvc.testing.senders import outbound_message
+from otpsvc.testing.shapes import misshapen
 
 __all__ = ("Fault", "Scene", "Stage", "fail", "must")
 
@@ -68,7 +69,7 @@ class Stage:
         return []
 
     def receipt_with(self, scene: Scene, body: bytes) -> ReceiptRequest | None:  # noqa: ARG002 - for those who override it
-        """Give a request that proves this body as the gateway would; None where it is not needed to try that."""
+        """Give a request that proves this body as the gateway would; None where no proof covers the body."""
         return None
 
     async def refuse_next(self, scene: Scene) -> bool:  # noqa: ARG002 - for those who override it
@@ -100,13 +101,20 @@ class Stage:
 
     async def send(self, scene: Scene, message: OutboundMessage) -> Outcome:
         """Send as a worker does: bounded, and listening to what is said meanwhile."""
-        with listening() as lines:
+        with listening() as heard:
             outcome = await self.within(scene.sender.send(message), "send")
         must(isinstance(outcome, Outcome), f"send answered {type(outcome).__name__}, which is no outcome")
         secrets = secrets_in(scene.sender.settings)
-        for what, said in (("the outcome", outcome), ("a log line", "\n".join(lines)), ("repr(sender)", scene.sender)):
+        for what, said in (
+            ("the outcome", outcome),
+            ("a log line", heard.logged),
+            ("what it printed", "".join(heard.printed)),
+            ("repr(sender)", scene.sender),
+        ):
             given_away = breach(said, message, secrets)
             must(given_away is None, f"{what} gives away {given_away}")
+        fault = misshapen(outcome)
+        must(fault is None, f"{type(outcome).__name__}: {fault}")
         return outcome
 
     async def within(self, work: Coroutine[Any, Any, T], what: str) -> T:

@@ -49,6 +49,7 @@ class HttpSmsDouble(GatewayDouble):
         self.messages: list[dict[str, Any]] = []
         self.n_sent = 0
         self.refuses_with: Reply | None = None
+        self.turns_away_with: int | None = None
         self.answers_with = 200
         self.quota = 1000
         self.expiry_s: int | None = 90
@@ -65,6 +66,8 @@ class HttpSmsDouble(GatewayDouble):
         return self._respond(request)._replace(headers={"date": date})
 
     def _respond(self, request: GatewayRequest) -> Reply:
+        if self.turns_away_with is not None:
+            return _error(self.turns_away_with, "not now")
         if request.headers.get("x-api-key") != API_KEY:
             return _error(401, "You are not authorized to carry out this request.")
         match request.method, request.path.strip("/").split("/"):

@@ -24,6 +24,7 @@ _HEADER = struct.Struct(">IIII")
 _BINDS = {0x01: "receiver", 0x02: "transmitter", 0x09: "transceiver"}
 _SUBMIT, _SUBMIT_RESP, _UNBIND, _ENQUIRE, _TRANSCEIVER_RESP = 0x04, 0x80000004, 0x06, 0x15, 0x80000009
 _MESSAGE_PAYLOAD, _RECEIPTED_MESSAGE_ID, _MESSAGE_STATE, _NETWORK_ERROR_CODE = 0x0424, 0x001E, 0x0427, 0x0423
+_SAR = {0x020C: 2, 0x020E: 1, 0x020F: 1}  # reference, count, place, and the octets of each
 _RECEIVER, _DELIVER = 0x01, 0x05
 _WAIT_S = 10.0
 _GSM7 = (
@@ -130,14 +131,19 @@ class Smsc(GatewayDouble):
         texts: list[str] = []
         parts: dict[tuple[str, int], dict[int, str]] = {}
         for _, event in self.taken:
-            body = event.short_message or next(t.value for t in event.tlvs if t.tag == _MESSAGE_PAYLOAD)
-            if not event.esm_class & 0x40:
+            optional = {tlv.tag: tlv.value for tlv in event.tlvs}
+            body = event.short_message or optional[_MESSAGE_PAYLOAD]
+            if event.esm_class & 0x40:
+                assert body[:3] == b"\x05\x00\x03"
+                (reference, count, place), body = body[3:6], body[6:]
+            elif optional.keys() >= _SAR.keys():
+                assert {tag: len(optional[tag]) for tag in _SAR} == _SAR
+                reference, count, place = (int.from_bytes(optional[tag], "big") for tag in _SAR)
+            else:
                 texts.append(_read(body, event.data_coding))
                 continue
-            assert body[:3] == b"\x05\x00\x03"
-            reference, count, place = body[3:6]
             together = parts.setdefault((event.destination_addr, reference), {})
-            together[place] = _read(body[6:], event.data_coding)
+            together[place] = _read(body, event.data_coding)
             if len(together) == count:
                 texts.append("".join(together[number] for number in range(1, count + 1)))
                 del parts[event.destination_addr, reference]

@@ -34,9 +34,9 @@ _CONTENTS = ("textMessage", "dataMessage", "message")
 def opened(text: str) -> str:
     """Decrypt a field as the app does."""
     _, algorithm, rounds, salt, sealed = text.split("$")
-    assert (algorithm, rounds) == ("aes-256-cbc/pbkdf2-sha1", "i=75000")
+    assert algorithm == "aes-256-cbc/pbkdf2-sha1"
     vector = base64.b64decode(salt, validate=True)
-    key = hashlib.pbkdf2_hmac("sha1", PASSPHRASE.encode(), vector, 75_000, 32)
+    key = hashlib.pbkdf2_hmac("sha1", PASSPHRASE.encode(), vector, int(rounds.removeprefix("i=")), 32)
     decryptor = Cipher(algorithms.AES(key), modes.CBC(vector)).decryptor()
     padded = decryptor.update(base64.b64decode(sealed, validate=True)) + decryptor.finalize()
     return padded[: -padded[-1]].decode()
@@ -98,6 +98,7 @@ class SmsGateDouble(GatewayDouble):
         self.sent: list[Held] = []
         self.hooks: list[dict[str, Any]] = []
         self.refuses_with: tuple[int, str] | None = None
+        self.turns_away_with: int | None = None
         self.queue_limit = 1000
         self.has_tokens = True
         self.is_local = False
@@ -123,6 +124,8 @@ class SmsGateDouble(GatewayDouble):
         return reply._replace(headers={**reply.headers, "date": date})
 
     def _respond(self, request: GatewayRequest) -> Reply:
+        if self.turns_away_with is not None:
+            raise Refused(self.turns_away_with, "not now")
         match request.method, request.path.removeprefix(PREFIX).strip("/").split("/"):
             case "POST", ["auth", "token"]:
                 return self._log_in(request)

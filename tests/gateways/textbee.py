@@ -36,6 +36,7 @@ class TextBeeDouble(GatewayDouble):
         self.clock = clock
         self.messages: list[dict[str, Any]] = []
         self.refuses_with: Reply | None = None
+        self.turns_away_with: int | None = None
         self.has_queue = True
         self.is_old = False
         self.is_enabled = True
@@ -64,6 +65,8 @@ class TextBeeDouble(GatewayDouble):
         return self._respond(request)._replace(headers={"date": date})
 
     def _respond(self, request: GatewayRequest) -> Reply:
+        if self.turns_away_with is not None:
+            return Reply(self.turns_away_with, {"message": "not now"})
         if request.headers.get("x-api-key") != API_KEY:
             return Reply(401, {"error": "Unauthorized", "code": "AUTH_INVALID"})
         match request.method, request.path.removeprefix(PREFIX).strip("/").split("/"):

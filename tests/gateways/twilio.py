@@ -39,6 +39,9 @@ class TwilioGateway(GatewayDouble):
         base = f"/2010-04-01/Accounts/{ACCOUNT_SID}/Messages"
         if not _is_allowed(request.headers.get("authorization", "")):
             return error(20003, 401)
+        if (request.method, request.path) == ("GET", f"{base}.json"):
+            texts = [] if "DateSent" in request.query else [self.resource(sid) for sid in self.taken]
+            return Reply(200, {"messages": texts, "page_size": 1})
         if request.method == "GET":
             sid = request.path.removeprefix(f"{base}/").removesuffix(".json")
             return Reply(200, self.resource(sid)) if sid in self.taken else error(20404, 404)

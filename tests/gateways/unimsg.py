@@ -15,15 +15,19 @@ WEBHOOK_SECRET = "whsec_0123456789abcdef"
 
 
 class UniMsgGateway(GatewayDouble):
-    """`refusals` are (status, code, headers) for coming sends; `scopes` bounds what a token is granted."""
+    """`refusals` are (status, code, headers) for coming sends; `scopes` bounds what a new token is granted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.taken: dict[str, dict[str, Any]] = {}
         self.n_tokens = 0
         self.ended: set[str] = set()
+        self.revoked: set[str] = set()
+        self.refuses_questions = False
         self.scopes = {"sms:send", "sms:read", "email:send"}
+        self.granted: dict[str, set[str]] = {}
         self.life_s: object = 3600
+        self.revocation = Reply(401, b"")  # what is in front of them says no without their words
         self.refusals: list[tuple[int, str, dict[str, str]]] = []
         self.token_refusals: list[Reply] = []
 
@@ -43,12 +47,17 @@ class UniMsgGateway(GatewayDouble):
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not token:
             return _refused(401, "UNAUTHORIZED")
+        if token in self.revoked:
+            return self.revocation
         if token in self.ended:
             return _refused(401, "TOKEN_EXPIRED")
         if token != self.token:
             return _refused(401, "INVALID_TOKEN")
         if request.path == "/v1/sms/send":
-            return self._send(request.json()) if "sms:send" in self.scopes else _refused(403, "INSUFFICIENT_SCOPE")
+            may_send = "sms:send" in self.granted.get(token, set())
+            return self._send(request.json()) if may_send else _refused(403, "INSUFFICIENT_SCOPE")
+        if self.refuses_questions:
+            return _refused(403, "INSUFFICIENT_SCOPE")
         sms = self.taken.get(request.path.removeprefix("/v1/sms/"))
         return Reply(200, {"success": True, "data": sms}) if sms else _refused(404, "MESSAGE_NOT_FOUND")
 
@@ -81,10 +90,9 @@ class UniMsgGateway(GatewayDouble):
         if (form.get("client_id"), form.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
             return Reply(401, {"error": "invalid_client", "error_description": "Client authentication failed"})
         self.n_tokens += 1
-        granted = " ".join(sorted(self.scopes & set(form["scope"].split())))
-        return Reply(
-            200, {"access_token": self.token, "token_type": "Bearer", "expires_in": self.life_s, "scope": granted}
-        )
+        granted = self.granted[self.token] = self.scopes & set(form["scope"].split())
+        said = {"access_token": self.token, "token_type": "Bearer", "expires_in": self.life_s}
+        return Reply(200, {**said, "scope": " ".join(sorted(granted))})
 
     def _send(self, body: dict[str, Any]) -> Reply:
         if self.refusals:

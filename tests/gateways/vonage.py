@@ -77,7 +77,7 @@ class VonageSmsGateway(GatewayDouble):
         self.method = method
         self.taken: list[Taken] = []
         self.refusals: list[list[str]] = []
-        self.replies: list[Reply] = []
+        self.set_replies: list[Reply] = []
         self._ids = itertools.count(1)
 
     @property
@@ -85,10 +85,12 @@ class VonageSmsGateway(GatewayDouble):
         return [taken.fields["text"] for taken in self.taken]
 
     async def respond(self, request: GatewayRequest) -> Reply:
+        if (request.method, request.path) == ("GET", "/account/get-balance"):
+            return _balance() if request.headers.get("authorization") == _basic() else _no_account()
         if (request.method, request.path) != ("POST", "/sms/json"):
             return Reply(404, b"not found")
-        if self.replies:
-            return self.replies.pop(0)
+        if self.set_replies:
+            return self.set_replies.pop(0)
         form = request.form()
         fault = self._proof_fault(request, form) or self._fault(form)
         if fault:
@@ -118,9 +120,8 @@ class VonageSmsGateway(GatewayDouble):
     def _proof_fault(self, request: GatewayRequest, form: dict[str, str]) -> str | None:
         header = request.headers.get("authorization")
         if "sig" not in form:
-            basic = "Basic " + base64.b64encode(f"{API_KEY}:{API_SECRET}".encode()).decode()
             in_form = (form.get("api_key"), form.get("api_secret")) == (API_KEY, API_SECRET)
-            return None if in_form or header == basic else "4"
+            return None if in_form or header == _basic() else "4"
         if header is not None or "api_secret" in form:
             return "32"
         rest = {name: value for name, value in form.items() if name != "sig"}
@@ -211,13 +212,12 @@ class VonageMessagesGateway(GatewayDouble):
         return Reply(202, {"message_uuid": str(uuid4())})
 
     def _proof_fault(self, header: str) -> str | None:
-        scheme, _, value = header.partition(" ")
+        scheme, _, token = header.partition(" ")
         if scheme == "Basic":
-            is_right = value == base64.b64encode(f"{API_KEY}:{API_SECRET}".encode()).decode()
-            return None if is_right else "unauthorized"
+            return None if header == _basic() else "unauthorized"
         try:
             options = {"verify_exp": False, "verify_iat": False, "require": ["iat", "exp", "jti"]}
-            claims = jwt.decode(value, public_key(), algorithms=["RS256"], options=options)  # type: ignore[arg-type]  # the library's own keys
+            claims = jwt.decode(token, public_key(), algorithms=["RS256"], options=options)  # type: ignore[arg-type]  # the library's own keys
         except jwt.PyJWTError:
             return "unauthorized"
         if claims["application_id"] != APPLICATION_ID or claims["iat"] > self.clock.time() + 60:
@@ -278,9 +278,11 @@ class VonageMessagesGateway(GatewayDouble):
         return ReceiptRequest(method="POST", url=url, headers=headers, body=body)
 
 
-def problem(status: int, code: str | None, *, retry_after: str | None = None) -> Reply:
-    """A problem document; a `code` of None leaves the type out."""
+def problem(status: int, code: str | None, *, retry_after: str | None = None, wrong: tuple[str, ...] = ()) -> Reply:
+    """A problem document; a `code` of None leaves the type out, `wrong` names fields."""
     body: dict[str, object] = {"title": "No", "detail": "not to 33612345678", "instance": uuid4().hex}
+    if wrong:
+        body["invalid_parameters"] = [{"name": name, "reason": "33612345678 is wrong"} for name in wrong]
     if code is not None:
         body["type"] = f"https://developer.vonage.com/api-errors#{code}"
     headers = {"content-type": "application/problem+json", **({"retry-after": retry_after} if retry_after else {})}
@@ -296,6 +298,18 @@ def _message_fault(body: dict[str, Any]) -> Reply | None:
     if body.get("channel") == "whatsapp" and {"ttl", "sms"} & body.keys():
         return problem(422, "invalid-params")
     return problem(422, "1090") if len(body.get("text", "")) > 1000 else None
+
+
+def _basic() -> str:
+    return "Basic " + base64.b64encode(f"{API_KEY}:{API_SECRET}".encode()).decode()
+
+
+def _balance() -> Reply:
+    return Reply(200, {"value": 3.14159, "autoReload": False})
+
+
+def _no_account() -> Reply:
+    return Reply(401, {"error-code": "401", "error-code-label": "authentication failed"})
 
 
 def _parts(parts: list[dict[str, str]]) -> Reply:

@@ -15,13 +15,14 @@ WEBHOOK_SECRET = "whsec_zimsend_0123456789"
 
 
 class ZimSendGateway(GatewayDouble):
-    """`by_specification` gives its other shapes; `refusals` are (status, code) for coming sends."""
+    """`by_specification` gives its other shapes, `priorities` are those it takes; `refusals` are (status, code)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.taken: dict[str, dict[str, Any]] = {}
         self.by_specification = False
         self.is_phone_online = True
+        self.priorities: tuple[object, ...] = (1, 2, 3, 4, 5)
         self.refusals: list[tuple[int, str]] = []
 
     @property
@@ -80,7 +81,7 @@ class ZimSendGateway(GatewayDouble):
             return _refused(400, "INVALID_PHONE_NUMBER")
         if not 0 < len(body.get("message", "")) <= 1600:
             return _refused(400, "MESSAGE_TOO_LONG")
-        if body.get("priority", 3) not in range(1, 6):
+        if body.get("priority", self.priorities[0]) not in self.priorities:
             return _refused(400, "INVALID_PRIORITY")
         if "x-device-id" in request.headers and not self.is_phone_online:
             return _refused(503, "DEVICE_OFFLINE")

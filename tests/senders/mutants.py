@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import json
-import logging
 import math
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +13,6 @@ import msgspec
 from otpsvc.senders.contract import (
     Accepted,
     Capabilities,
-    Health,
     OutboundMessage,
     Outcome,
     Receipt,
@@ -26,6 +23,7 @@ from otpsvc.senders.contract import (
     Rejected,
     RejectionKind,
     RetryLater,
+    SenderContext,
     SentMessage,
     Unknown,
 )
@@ -101,6 +99,49 @@ class CutsThePauseShort(Mutant):
         return RetryLater(1.0) if isinstance(outcome, RetryLater) else outcome
 
 
+class AcceptsBeforeItSends(Mutant):
+    under_way: asyncio.Task[Outcome] | None = None
+
+    async def send(self, message: OutboundMessage) -> Outcome:
+        self.under_way = asyncio.ensure_future(super().send(message))
+        return Accepted()
+
+
+class ForgetsTheFault(Mutant):
+    async def send(self, message: OutboundMessage) -> Outcome:
+        outcome = await super().send(message)
+        return RetryLater(outcome.after_s) if isinstance(outcome, RetryLater) else outcome
+
+
+class GivesTheIdOfTheOneBefore(Mutant):
+    before: str | None = None
+
+    async def send(self, message: OutboundMessage) -> Outcome:
+        outcome = await super().send(message)
+        if not isinstance(outcome, Accepted):
+            return outcome
+        given, self.before = self.before, outcome.provider_id
+        return Accepted(given)
+
+
+class GivesANumberForAnId(Mutant):
+    async def send(self, message: OutboundMessage) -> Outcome:
+        outcome = await super().send(message)
+        return Accepted(7) if isinstance(outcome, Accepted) else outcome  # type: ignore[arg-type]  # the lie itself
+
+
+class GivesAWordForAKind(Mutant):
+    async def send(self, message: OutboundMessage) -> Outcome:
+        outcome = await super().send(message)
+        return Rejected("blocked") if isinstance(outcome, Rejected) else outcome  # type: ignore[arg-type]  # the lie
+
+
+class AsksToBeAskedNever(Mutant):
+    async def send(self, message: OutboundMessage) -> Outcome:
+        outcome = await super().send(message)
+        return RetryLater(math.inf, is_fault=True) if isinstance(outcome, RetryLater) else outcome
+
+
 class AnswersNothing(Mutant):
     async def send(self, message: OutboundMessage) -> Outcome:
         await super().send(message)
@@ -151,6 +192,14 @@ class BlocksTheLoop(Mutant):
         return await super().send(message)
 
 
+class BlocksOnABadDay(Mutant):
+    async def send(self, message: OutboundMessage) -> Outcome:
+        outcome = await super().send(message)
+        if isinstance(outcome, RetryLater):
+            time.sleep(1.5)  # noqa: ASYNC251 - the fault itself
+        return outcome
+
+
 class DiesOfACancelledCall(Mutant):
     async def send(self, message: OutboundMessage) -> Outcome:
         try:
@@ -181,6 +230,36 @@ class RepeatsUnderAnotherName(Mutant):
         if not isinstance(outcome, Unknown):
             return outcome
         return await super().send(msgspec.structs.replace(message, message_id=f"msg_{uuid.uuid4().hex}"))
+
+
+class RepeatsAWhileLater(Mutant):
+    later: asyncio.Task[Outcome] | None = None
+
+    async def send(self, message: OutboundMessage) -> Outcome:
+        outcome = await super().send(message)
+        if isinstance(outcome, Unknown | RetryLater):
+            self.later = asyncio.ensure_future(self.again(message))
+        return outcome
+
+    async def again(self, message: OutboundMessage) -> Outcome:
+        await asyncio.sleep(0.2)
+        return await super().send(msgspec.structs.replace(message, message_id=f"msg_{uuid.uuid4().hex}"))
+
+
+class KeepsForBetterDays(Mutant):
+    """Takes what it could not hand over along with the next one."""
+
+    def __init__(self, name: str, settings: SampleSettings, context: SenderContext) -> None:
+        super().__init__(name, settings, context)
+        self.kept: list[OutboundMessage] = []
+
+    async def send(self, message: OutboundMessage) -> Outcome:
+        outcome = await super().send(message)
+        if isinstance(outcome, RetryLater):
+            self.kept.append(message)
+        while isinstance(outcome, Accepted) and self.kept:
+            await super().send(self.kept.pop())
+        return outcome
 
 
 class FollowsRedirects(Mutant):
@@ -255,6 +334,25 @@ class PromisesToCancel(Mutant):
         return True
 
 
+class CancelsInTheDark(Mutant):
+    capabilities = able(can_cancel=True)
+
+    async def cancel(self, message: SentMessage) -> bool:
+        with contextlib.suppress(NotSent, NoAnswer):
+            await self._client.request("DELETE", f"{self._base}/messages/{message.provider_id}")
+        return True
+
+
+class PollsWithWords(Mutant):
+    capabilities = able(polls_every_s=5)
+
+    async def poll(self, messages: Sequence[SentMessage]) -> list[Receipt]:
+        return [
+            Receipt(status="delivered", message_id=one.message_id)  # type: ignore[arg-type]  # the lie itself
+            for one in messages
+        ]
+
+
 class PollsAtRandom(Mutant):
     capabilities = able(polls_every_s=5)
 
@@ -264,87 +362,3 @@ class PollsAtRandom(Mutant):
 
 class WaitsForReceiptsItHasNot(Mutant):
     capabilities = able(has_receipts=False)
-
-
-# Gives things away
-
-
-class SaysTheText(Mutant):
-    async def send(self, message: OutboundMessage) -> Outcome:
-        await super().send(message)
-        return Unknown(f"no answer to {message.text!r}")
-
-
-class SaysTheNumber(Mutant):
-    async def send(self, message: OutboundMessage) -> Outcome:
-        await super().send(message)
-        return Accepted(f"0{message.to[3:]}-1")
-
-
-class SaysTheCode(Mutant):
-    async def send(self, message: OutboundMessage) -> Outcome:
-        await super().send(message)
-        return Accepted(message.text[:6])
-
-
-class SaysTheToken(Mutant):
-    async def send(self, message: OutboundMessage) -> Outcome:
-        await super().send(message)
-        return Unknown(f"Bearer {self.settings.token.reveal()}")
-
-
-class LogsTheRequest(Mutant):
-    async def send(self, message: OutboundMessage) -> Outcome:
-        logging.getLogger("stranger").debug("posting %s", json.dumps(self.body(message)))
-        return await super().send(message)
-
-
-class PrintsItsToken(Mutant):
-    def __repr__(self) -> str:
-        return f"<{self.name} {self.settings.token.reveal()}>"
-
-
-# Does not live well with others
-
-
-class NeedsItsGatewayToOpen(Mutant):
-    async def open(self) -> None:
-        await super().open()
-        await self._client.request("GET", f"{self._base}/account", bearer=self.settings.token.reveal())
-
-
-class ClosesOnce(Mutant):
-    is_closed = False
-
-    async def close(self) -> None:
-        await super().close()
-        if self.is_closed:
-            raise RuntimeError("closed already")
-        self.is_closed = True
-
-
-class ClosesOnlyWhatIsOpen(Mutant):
-    is_open = False
-
-    async def open(self) -> None:
-        self.is_open = True
-        await super().open()
-
-    async def close(self) -> None:
-        if not self.is_open:
-            raise RuntimeError("never opened")
-        await super().close()
-
-
-class HasNoHealth(Mutant):
-    async def health(self) -> Health:
-        (await self._client.request("GET", f"{self._base}/account")).json()
-        return Health(is_ready=True)
-
-
-def settings_that_print(settings: SampleSettings) -> SampleSettings:
-    class Loud(SampleSettings, frozen=True, kw_only=True):
-        def __repr__(self) -> str:
-            return f"Loud({self.token.reveal()})"
-
-    return Loud(**msgspec.structs.asdict(settings))

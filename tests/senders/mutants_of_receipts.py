@@ -2,10 +2,20 @@
 
 import hmac
 import json
+import time
 
-from otpsvc.senders.contract import Receipt, ReceiptRefusal, ReceiptRequest, Receipts, ReceiptStatus, RefusalKind
+from otpsvc.senders.contract import (
+    Receipt,
+    ReceiptRefusal,
+    ReceiptRequest,
+    Receipts,
+    ReceiptStatus,
+    RefusalKind,
+    SenderContext,
+)
 from otpsvc.senders.proofs import hmac_sha256_hex
 from tests.senders.mutants import Mutant
+from tests.senders.sample.otpsvc_sample.sender import SampleSettings
 from tests.senders.sample.tests.gateway import RECEIPT_SECRET
 
 
@@ -72,4 +82,46 @@ class NeedsToBeOpenToRead(Mutant):
     async def parse_receipt(self, request: ReceiptRequest) -> Receipts | ReceiptRefusal:
         if not self.is_open:
             raise RuntimeError("not open")
+        return await super().parse_receipt(request)
+
+
+class BelievesAProofItKnows(BelievesEveryone):
+    """Checks each proof once, and what stands under it never again."""
+
+    def __init__(self, name: str, settings: SampleSettings, context: SenderContext) -> None:
+        super().__init__(name, settings, context)
+        self.known: set[str] = set()
+
+    async def parse_receipt(self, request: ReceiptRequest) -> Receipts | ReceiptRefusal:
+        signature = request.headers.get("x-signature", "")
+        if signature in self.known:
+            return await super().parse_receipt(request)
+        said = await super(Mutant, self).parse_receipt(request)
+        if isinstance(said, Receipts):
+            self.known.add(signature)
+        return said
+
+
+class SaysAWordForAStatus(Mutant):
+    async def parse_receipt(self, request: ReceiptRequest) -> Receipts | ReceiptRefusal:
+        said = await super().parse_receipt(request)
+        if isinstance(said, ReceiptRefusal):
+            return said
+        items = tuple(Receipt(status=one.status.value, message_id=one.message_id) for one in said.items)  # type: ignore[arg-type]  # the lie itself
+        return Receipts(items)
+
+
+class SaysANumberForAnId(Mutant):
+    async def parse_receipt(self, request: ReceiptRequest) -> Receipts | ReceiptRefusal:
+        said = await super().parse_receipt(request)
+        if isinstance(said, ReceiptRefusal):
+            return said
+        items = tuple(Receipt(status=one.status, message_id=one.message_id, provider_id=7) for one in said.items)  # type: ignore[arg-type]  # the lie itself
+        return Receipts(items)
+
+
+class ReadsAtLeisure(Mutant):
+    async def parse_receipt(self, request: ReceiptRequest) -> Receipts | ReceiptRefusal:
+        if len(request.body) > 1000:
+            time.sleep(1.2)  # noqa: ASYNC251 - the fault itself
         return await super().parse_receipt(request)

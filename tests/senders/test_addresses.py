@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from otpsvc.errors import ConfigurationError
 from otpsvc.senders.addresses import check_url, is_public
 from otpsvc.senders.http_client import AddressRefused, GatewayClient, NotSent
-from otpsvc.senders.pinned import PinnedBackend
+from otpsvc.senders.pinned import PinnedBackend, connected_socket
 from otpsvc.testing import GatewayDouble
 from tests.gateways.certificates import certificate_for
 
@@ -19,7 +20,7 @@ PRIVATE = [
     "255.255.255.255", "224.0.0.1", "192.0.2.1", "198.18.0.1", "240.0.0.1", "::", "::1", "fe80::1", "fe80::1%lo",
     "fc00::1", "fd12::1", "fec0::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:0.0.0.0",
     "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b:1::1", "2002:7f00:1::", "2001::1", "2001:db8::1", "",
-    "name",
+    "name", "192.0.0.192", "192.0.0.9", "192.88.99.1", "168.63.129.16", "::ffff:192.0.0.192", "64:ff9b::c000:c0",
 ]  # fmt: skip
 PUBLIC = ["93.184.215.14", "8.8.8.8", "2606:2800:21f:cb07::1", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 
@@ -119,6 +120,18 @@ async def test_the_next_address_is_tried_where_one_refuses() -> None:
         assert (await calls.request("POST", f"http://gateway.example:{port}/", json={})).status == 200
         await calls.close()
         assert gateway.requests[0].headers["host"] == f"gateway.example:{port}"
+
+
+async def test_a_family_that_leads_nowhere_does_not_hide_the_other() -> None:
+    async with GatewayDouble() as gateway, AsyncExitStack() as ends:
+        port = int(gateway.url.rsplit(":", 1)[1])
+        names = Names(gateway=[["::1", "fd00::1", "fd00::2", "127.0.0.1"]])
+        calls = GatewayClient(allow_private=True, resolver=names)
+        ends.push_async_callback(calls.close)
+        await calls.open()
+        assert (await calls.request("POST", f"http://gateway.example:{port}/", json={})).status == 200
+        with await connected_socket("gateway.example", port, names, allow_private=True) as connection:
+            assert connection.getpeername()[0] == "127.0.0.1"
 
 
 @pytest.mark.parametrize("answer", [None, []])

@@ -10,6 +10,7 @@ from otpsvc.senders.answers import (
     moment,
     our_id,
     outcome_of_answer,
+    unmapped,
 )
 from otpsvc.senders.contract import Outcome, Rejected, RejectionKind, RetryLater, Unknown
 from otpsvc.senders.error_maps import GatewayMap
@@ -20,6 +21,7 @@ CODES = GatewayMap.from_csv(
     "table,code,outcome,after_s,error,meaning\n"
     "send,BAD,invalid_number,,,a bad number\n"
     "send,SLOW,retry,9,,too fast\n"
+    "send,http_401,unauthorised,,,who\n"
     "send,http_429,retry,5,,too many\n"
     "send,http_4xx,misconfigured,,,wrong\n"
     "send,http_5xx,unknown,,,broken\n"
@@ -35,6 +37,7 @@ CODES = GatewayMap.from_csv(
         ("SLOW", 429, {}, RetryLater(9.0, "code SLOW")),
         ("SLOW", 429, {"retry-after": "20"}, RetryLater(20.0, "code SLOW")),
         ("NEW", 400, {}, Rejected(RejectionKind.GATEWAY_ERROR, "unmapped code NEW", is_unmapped=True)),
+        ("NEW", 401, {}, Rejected(RejectionKind.UNAUTHORISED, "status 401", is_unmapped=True)),
         ("NEW", 429, {}, RetryLater(5.0, "status 429")),
         ("NEW", 500, {}, Unknown("status 500")),
         (None, 400, {}, Rejected(RejectionKind.MISCONFIGURED, "status 400")),
@@ -46,6 +49,12 @@ CODES = GatewayMap.from_csv(
 )
 def test_what_an_answer_means(code: object, status: int, headers: dict[str, str], outcome: Outcome) -> None:
     assert outcome_of_answer(CODES, code, GatewayAnswer(status, headers, b"")) == outcome
+
+
+def test_an_unmapped_code_never_blames_the_settings() -> None:
+    refused = Rejected(RejectionKind.GATEWAY_ERROR, "status 400", is_unmapped=True)
+    assert unmapped(Rejected(RejectionKind.MISCONFIGURED, "status 400")) == refused
+    assert unmapped(RetryLater(1.0, "status 429")) == RetryLater(1.0, "status 429")
 
 
 def test_a_pause_of_the_senders_own_stands_between_theirs_and_the_tables() -> None:

@@ -151,14 +151,24 @@ async def test_what_is_no_address_never_reaches_the_server(to: str, kind: Reject
         ("MAIL", b"451 4.3.0 later", RetryLater(5.0, "reply 451")),
         ("MAIL", b"550 5.7.1 sender", Rejected(RejectionKind.SENDER_REFUSED, "reply 550 5.7.1")),
         ("MAIL", b"553 5.1.8 domain", Rejected(RejectionKind.SENDER_REFUSED, "reply 553 5.1.8")),
+        ("CONNECT", b"550 blacklisted", Rejected(RejectionKind.UNAUTHORISED, "reply 550")),
+        ("CONNECT", b"521 no mail here", Rejected(RejectionKind.UNAUTHORISED, "reply 521")),
+        ("MAIL", b"550 Sender verify failed", Rejected(RejectionKind.SENDER_REFUSED, "reply 550")),
+        ("MAIL", b"553 not your address", Rejected(RejectionKind.SENDER_REFUSED, "reply 553")),
+        ("MAIL", b"552 5.2.2 full", Rejected(RejectionKind.SENDER_REFUSED, "reply 552 5.2.2")),
         ("RCPT", b"450 4.2.0 greylisted", RetryLater(5.0, "reply 450")),
         ("RCPT", b"550 5.1.1 482913 unknown", Rejected(RejectionKind.UNSUPPORTED, "reply 550 5.1.1")),
         ("RCPT", b"550 no such user", Rejected(RejectionKind.UNDELIVERABLE, "reply 550")),
         ("RCPT", b"550 5.99.99 new", Rejected(RejectionKind.UNDELIVERABLE, "reply 550 5.99.99")),
         ("RCPT", b"552 5.2.2 full", Rejected(RejectionKind.UNDELIVERABLE, "reply 552 5.2.2")),
+        ("RCPT", b"501 bad address syntax", Rejected(RejectionKind.UNSUPPORTED, "reply 501")),
+        ("RCPT", b"550 5.7.133 not for you", Rejected(RejectionKind.SENDER_REFUSED, "reply 550 5.7.133")),
+        ("RCPT", b"530 5.7.0 log in first", Rejected(RejectionKind.UNAUTHORISED, "reply 530 5.7.0")),
+        ("END", b"550 5.7.509 policy", Rejected(RejectionKind.UNAUTHORISED, "reply 550 5.7.509")),
+        ("MAIL", b"501 bad address syntax", Rejected(RejectionKind.MISCONFIGURED, "reply 501")),
         ("RCPT", b"599 what", Rejected(RejectionKind.GATEWAY_ERROR, "reply 599")),
         ("RCPT", b"550 4.1.1 contradicts", Rejected(RejectionKind.UNDELIVERABLE, "reply 550")),
-        ("RCPT", b"299 odd", RetryLater(2.0, "reply not understood")),
+        ("RCPT", b"299 odd", RetryLater(2.0, "reply not understood", is_fault=True)),
         ("DATA", b"452 4.3.1 full", RetryLater(5.0, "reply 452")),
         ("DATA", b"503 5.5.1 order", Rejected(RejectionKind.MISCONFIGURED, "reply 503 5.5.1")),
         ("END", b"451 4.7.1 later", RetryLater(5.0, "reply 451")),
@@ -166,6 +176,7 @@ async def test_what_is_no_address_never_reaches_the_server(to: str, kind: Reject
         ("END", b"554 5.6.0 content", Rejected(RejectionKind.TEXT_REFUSED, "reply 554 5.6.0")),
         ("END", b"299 odd", Unknown("reply not understood")),
         ("END", b"nonsense", Unknown("reply not understood")),
+        ("END", b"250 " + b"taken " * 2000, Unknown("reply not understood")),
     ],
 )
 async def test_replies(stage: str, reply: bytes, expected: Outcome) -> None:
@@ -186,10 +197,10 @@ async def test_a_mailbox_that_does_not_exist_is_a_wrong_address_only_where_it_wa
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        ("CONNECT", RetryLater(2.0, "connection cut")),
-        ("EHLO", RetryLater(2.0, "connection cut")),
-        ("MAIL", RetryLater(2.0, "connection cut")),
-        ("RCPT", RetryLater(2.0, "connection cut")),
+        ("CONNECT", RetryLater(2.0, "connection cut", is_fault=True)),
+        ("EHLO", RetryLater(2.0, "connection cut", is_fault=True)),
+        ("MAIL", RetryLater(2.0, "connection cut", is_fault=True)),
+        ("RCPT", RetryLater(2.0, "connection cut", is_fault=True)),
         ("DATA", Unknown("connection cut")),
         ("END", Unknown("connection cut")),
     ],
@@ -214,15 +225,17 @@ async def test_a_server_that_says_nothing_at_all() -> None:
         host="127.0.0.1", port=server.sockets[0].getsockname()[1], tls="none", to="{digits}@sms.example",
         allow_private=True, timeout_s=1.0,
     )  # fmt: skip
-    await sender.open()
-    assert await sender.send(outbound_message()) == RetryLater(2.0, "time-out")
-    health = await sender.health()
-    assert (health.is_ready, health.detail) == (False, "time-out")
-    await sender.close()
-    server.close()
-    for writer in ends:
-        writer.transport.abort()
-    await server.wait_closed()
+    try:
+        await sender.open()
+        assert await sender.send(outbound_message()) == RetryLater(2.0, "time-out", is_fault=True)
+        health = await sender.health()
+        assert (health.is_ready, health.detail) == (False, "time-out")
+    finally:
+        await sender.close()
+        server.close()
+        for writer in ends:
+            writer.transport.abort()
+        await server.wait_closed()
 
 
 async def test_the_goodbye_changes_nothing() -> None:
@@ -251,7 +264,9 @@ async def test_a_certificate_of_another_name_or_issuer_gets_no_text(way: str, tm
     context, _ = certificate_for("other.example", tmp_path)
     double = SmtpDouble(tls=context) if way == "tls" else SmtpDouble(start_tls=context)
     async with posting(double, host="localhost", tls=way, ca_file=str(tmp_path / "both.pem")) as (sender, _):
-        assert isinstance(await sender.send(outbound_message()), RetryLater)
+        outcome = await sender.send(outbound_message())
+        assert isinstance(outcome, RetryLater)
+        assert outcome.is_fault
         stranger = make(host="127.0.0.1", port=double.port, tls=way, allow_private=True, to="{digits}@sms.example")
         await stranger.open()
         assert isinstance(await stranger.send(outbound_message()), RetryLater)

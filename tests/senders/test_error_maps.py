@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,25 @@ OUTCOMES = {
 }
 
 
+# The tables of codes and words that the gateways publish, beside the list: each has a row where it can occur.
+PUBLISHED: dict[tuple[str, str], str] = {
+    ("vonage-sms", "send"): "0 1 2 3 4 5 6 7 8 9 10 11 12 14 15 22 23 29 32 33",
+    ("vonage-sms", "failure"): "1 2 3 4 5 6 7 8 9 10 11 12 13 14",
+    ("vonage-sms", "state"): "accepted buffered delivered expired failed rejected unknown",
+    ("vonage-messages", "failure"): "1000 1010 1020 1021 1022 1030 1040 1050 1060 1070 1080 1090 1100 1120 1130 1140"
+    " 1150 1160 1170 1180 1190 1200 1210 1220 1230 1240 1241 1250 1260 1270 1280 1290 1300 1310 1320 1330 1331 1340"
+    " 1350 1360",
+    ("vonage-messages", "state"): "submitted delivered rejected undeliverable read",
+    ("notificore", "state"): "scheduled moderation sending accepted sent delivered read expired undeliverable unknown",
+    ("zimsend", "state"): "queued processing sent delivered failed expired cancelled",
+    ("unimsg", "state"): "queued sent delivered read failed",
+    ("smsgate", "state"): "Pending Processed Sent Delivered Failed Cancelling Cancelled",
+    ("httpsms", "state"): "pending scheduled sending sent delivered failed expired deleted",
+    ("textbee", "state"): "pending dispatched sent delivered failed unknown",
+}
+OUTCOME_OF_RULE = {"done": Accepted, "after": RetryLater, "unknown": Unknown}
+
+
 def rows_of(seed: dict[str, str]) -> list[MapRow]:
     gateway = GatewayMap.load(MAP_OF[seed["system"]])
     return [row for table in ("send", "failure", "api") if (row := gateway.row(table, seed["code"]))]
@@ -73,6 +93,11 @@ def test_every_error_of_the_list_has_a_rule_of_ours(seed: dict[str, str]) -> Non
             assert row.after_s > 0
         if row.table == "send" and seed["category"] in OUTCOMES:
             assert row.outcome in OUTCOMES[seed["category"]]
+        # What may succeed later is not given up for good, and what never will is not asked for again.
+        if seed["retryable"] == "yes":
+            assert row.rule in {"after", "next", "unknown"}
+        if seed["retryable"] == "no":
+            assert row.rule not in {"after", "unknown"}
         if seed["category"] == "credit":
             assert row.error in {"NO_CREDIT", "INSUFFICIENT_CREDITS"}
 
@@ -84,12 +109,30 @@ def test_codes_of_the_system_that_we_replace_keep_their_name_and_status(seed: di
 
 
 @pytest.mark.parametrize("gateway", GATEWAYS)
-def test_a_map_is_well_formed(gateway: str) -> None:
-    rows = GatewayMap.load(gateway).rows
-    assert rows
-    for row in rows.values():
+def test_a_map_is_well_formed_and_each_of_its_rows_is_what_a_sender_is_told(gateway: str) -> None:
+    read = GatewayMap.load(gateway)
+    assert read.rows
+    for row in read.rows.values():
         assert row.meaning.strip() == row.meaning != ""
-        assert row.rule
+        match row.table:
+            case "state":
+                assert read.status(row.code).value == row.outcome
+            case "failure":
+                assert read.kind(row.code).value == row.outcome
+            case "send":
+                outcome = read.outcome(row.code)
+                expected: Any = OUTCOME_OF_RULE.get(row.rule, Rejected)
+                assert isinstance(outcome, expected)
+                if isinstance(outcome, Rejected):
+                    assert (outcome.kind.value, outcome.is_unmapped) == (row.outcome, False)
+                    assert RULES[outcome.kind].needs_operator is (row.rule == "alarm")
+                    assert RULES[outcome.kind].next_may_try is (row.rule != "never")
+
+
+@pytest.mark.parametrize(("gateway", "table"), PUBLISHED)
+def test_what_a_gateway_publishes_has_its_rows(gateway: str, table: str) -> None:
+    read = GatewayMap.load(gateway)
+    assert [code for code in PUBLISHED[gateway, table].split() if read.row(table, code) is None] == []
 
 
 @pytest.mark.parametrize("code", ["", "99999", "a" * 500, "\x00", None, 7.5, "'; drop", "é"])

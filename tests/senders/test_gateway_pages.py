@@ -62,6 +62,13 @@ def test_the_examples_work_as_they_stand(page: Path, tmp_path: Path) -> None:
         assert load_senders(tables, sender_context(is_dev=False)).keys() == tables.keys() != set()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_page_says_how_to_try_it(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert "`otpsvc senders check" in text or page.stem == "phones"
+    assert "`otpsvc senders send-test" in text
+
+
 @pytest.mark.parametrize("kind", sorted(installed_senders().keys() - DEV_ONLY))
 def test_every_key_of_the_settings_is_explained(kind: str) -> None:
     sender = installed_senders()[kind].load()

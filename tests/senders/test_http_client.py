@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,7 @@ from otpsvc.senders.http_client import (
     outcome_of,
 )
 from otpsvc.testing import Fault, GatewayDouble, GatewayRequest, Reply
+from tests.gateways.certificates import certificate_for
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -36,7 +39,7 @@ async def client(timeout_s: float = 5.0, max_answer_bytes: int = 65_536) -> Asyn
 
 
 @asynccontextmanager
-async def raw_server(talk: Talk) -> AsyncIterator[str]:
+async def raw_server(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """A server of raw bytes, for what no proper one does."""
     ends: list[asyncio.StreamWriter] = []
 
@@ -46,9 +49,9 @@ async def raw_server(talk: Talk) -> AsyncIterator[str]:
             await talk(reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         for writer in ends:
@@ -166,6 +169,30 @@ async def test_a_kept_connection_that_was_closed_before_is_replaced() -> None:
         assert len(gateway.requests) == 2
 
 
+@pytest.mark.parametrize("is_secure", [False, True])
+async def test_what_is_left_over_from_one_answer_is_not_the_next_ones(is_secure: bool, tmp_path: Path) -> None:
+    """A gateway answers twice, once: from then on every message would be told the end of the one before it."""
+    server, trusting = certificate_for("gateway.example", tmp_path)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            body = (await read_request(reader)).rpartition(b"\r\n\r\n")[2]
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body) * 2)
+
+    async def home(_host: str, _port: int) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+    async with raw_server(talk, tls=server if is_secure else None) as url, contextlib.AsyncExitStack() as ends:
+        calls = GatewayClient(allow_private=True, tls=trusting, resolver=home)
+        ends.push_async_callback(calls.close)
+        await calls.open()
+        address = url.replace("127.0.0.1", "gateway.example")
+        assert (await calls.request("POST", address, json=1)).json() == 1
+        with pytest.raises(NoAnswer, match="answer before the question"):
+            await calls.request("POST", address, json=2)
+        assert (await calls.request("POST", address, json=3)).json() == 3
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -199,6 +226,29 @@ async def test_an_endless_answer_is_given_up_at_the_bound() -> None:
     async with raw_server(talk) as url, client(timeout_s=30) as calls:
         with pytest.raises(NoAnswer, match="answer too large"):
             await calls.request("POST", url, json={})
+
+
+async def test_a_gateway_that_says_continue_for_ever_is_given_up() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        while True:
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+            await writer.drain()
+
+    async with raw_server(talk) as url, client(timeout_s=30, max_answer_bytes=1000) as calls:
+        with pytest.raises(NoAnswer, match="connection cut"):
+            await calls.request("POST", url, json={})
+
+
+async def test_an_answer_in_the_smallest_chunks_is_read() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(head + b"1\r\nx\r\n" * 30_000 + b"0\r\n\r\n")
+        await writer.drain()
+
+    async with raw_server(talk) as url, client(timeout_s=30, max_answer_bytes=30_000) as calls:
+        assert len((await calls.request("POST", url, json={})).body) == 30_000
 
 
 async def test_an_answer_of_just_the_bound_is_read() -> None:

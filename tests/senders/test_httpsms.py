@@ -12,6 +12,7 @@ import pytest
 
 from otpsvc.senders.contract import (
     Accepted,
+    Channel,
     OutboundMessage,
     Receipt,
     ReceiptRefusal,
@@ -252,6 +253,18 @@ async def test_polling_tells_the_last_expiry_and_why_a_phone_failed() -> None:
         assert [receipt.status for receipt in await sender.poll([asked])] == [ReceiptStatus.UNKNOWN]
 
 
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+async def test_a_poll_stops_where_it_is_unwelcome(status: int) -> None:
+    async with stand() as (sender, double, _):
+        double.turns_away_with = status
+        messages = [
+            SentMessage(message_id=f"msg_{n:026d}", provider_id=f"id-{n}", channel=Channel.SMS, sent_at=0.0)
+            for n in range(40)
+        ]
+        assert await sender.poll(messages) == []
+        assert len(double.requests) <= 4
+
+
 async def test_health_follows_the_heartbeat() -> None:
     async with stand() as (sender, double, clock):
         assert (await sender.health()).is_ready
@@ -282,6 +295,15 @@ async def test_a_receipt_says_ids_and_status_and_none_of_the_text() -> None:
         assert await sender.parse_receipt(double.posted(undecided)) == Receipts(())
         beat = double.event(taken, "phone.heartbeat.offline")
         assert await sender.parse_receipt(double.posted(beat)) == Receipts(())
+
+
+async def test_another_phone_of_the_account_says_nothing_about_the_message_this_one_had() -> None:
+    """The next sender of the route has the other phone, and its `request_id` is the same message of ours."""
+    async with stand() as (sender, double, _):
+        taken, _ = await sent_one(sender, double)
+        for kind in ("message.phone.sent", "message.send.failed", "message.send.expired"):
+            event = double.event(taken, kind, owner="+33700000002", is_final=True)
+            assert await sender.parse_receipt(double.posted(event)) == Receipts(())
 
 
 async def test_tokens_that_prove_nothing() -> None:

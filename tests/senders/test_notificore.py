@@ -1,11 +1,10 @@
-"""The sender `notificore`: what leaves, what each answer means, and which callbacks are believed."""
+"""The sender `notificore`: what leaves, and what each answer means."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import msgspec
 import pytest
 
 from otpsvc.errors import ConfigurationError
@@ -104,7 +103,7 @@ async def test_what_leaves() -> None:
             "originator": "Acme",
             "body": "123456 is your verification code.",
             "msisdn": "33612345678",
-            "reference": REFERENCE,
+            "reference": f"{REFERENCE}3",
             "validity": 1,
             "tariff": 3,
             "callback_url": CALLBACK_URL,
@@ -138,6 +137,27 @@ async def test_a_message_it_has_already_is_accepted_and_not_doubled() -> None:
         assert isinstance(await sender.send(outbound_message()), Unknown)
         assert await sender.send(outbound_message(try_number=2)) == Accepted(REFERENCE)
         assert len(gateway.taken) == 1
+
+
+async def test_two_tariffs_of_an_account_are_two_ways_and_each_has_its_own_message() -> None:
+    async with on_stage() as (first, gateway), AsyncExitStack() as ends:
+        second = sender_on(gateway, tariff=2)
+        ends.push_async_callback(second.close)
+        await second.open()
+        message = outbound_message()
+        assert [await sender.send(message) for sender in (first, second, second)] == [
+            Accepted("700000"),
+            Accepted("700001"),
+            Accepted(f"{REFERENCE}2"),
+        ]
+        gateway.taken[0].status = "undeliverable"
+        assert [(await sender.poll([sent(message)]))[0].status for sender in (first, second)] == [
+            ReceiptStatus.FAILED,
+            ReceiptStatus.SENT,
+        ]
+        said = await second.parse_receipt(request_with(gateway.callback(gateway.taken[0], "undeliverable")))
+        assert isinstance(said, Receipts)
+        assert (said.items[0].message_id, said.items[0].provider_id) == (None, "700000")
 
 
 CODES: list[tuple[int | str, Outcome]] = [
@@ -244,88 +264,23 @@ async def test_a_poll_gives_up_at_the_first_failure(fault: Fault) -> None:
         assert len(gateway.requests) <= 1 + 4
 
 
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+async def test_a_poll_stops_where_it_is_unwelcome(status: int) -> None:
+    async with Silent() as gateway, AsyncExitStack() as ends:
+        gateway.reply = Reply(status, {"error": 1})
+        sender = sender_on(gateway)
+        ends.push_async_callback(sender.close)
+        await sender.open()
+        assert await sender.poll([sent(outbound_message())] * 40) == []
+        assert len(gateway.requests) <= 4
+
+
 async def test_a_poll_keeps_what_it_learnt_beside_a_question_that_hangs() -> None:
     async with on_stage() as (sender, gateway):
         message = outbound_message()
         await sender.send(message)
         gateway.misbehave(Fault.HANG)
         assert len(await sender.poll([sent(message)] * 9)) == 8
-
-
-@pytest.mark.parametrize(
-    ("word", "status"),
-    [
-        ("sent", ReceiptStatus.SENT),
-        ("DELIVERED", ReceiptStatus.DELIVERED),
-        ("expired", ReceiptStatus.EXPIRED),
-        ("undeliverable", ReceiptStatus.FAILED),
-        ("unknown", ReceiptStatus.UNKNOWN),
-        ("abducted", ReceiptStatus.UNKNOWN),
-    ],
-)
-async def test_a_callback_is_read(word: str, status: ReceiptStatus) -> None:
-    async with on_stage() as (sender, gateway):
-        await sender.send(outbound_message())
-        for is_form in (False, True):
-            said = await sender.parse_receipt(request_with(gateway.callback(gateway.taken[0], word, is_form=is_form)))
-            assert isinstance(said, Receipts)
-            (receipt,) = said.items
-            assert (receipt.status, receipt.message_id) == (status, "msg_00000000000000000000000000")
-            assert receipt.provider_id == "700000"
-            assert receipt.happened_at is None
-
-
-async def test_callbacks_may_come_together_and_of_others() -> None:
-    body = msgspec.json.encode(
-        [
-            {"id": 1, "status": "sent"},
-            {"reference": "msgXYZ", "id": "2", "status": "delivered"},
-            {"id": {}, "status": 5},
-        ]
-    )
-    async with on_stage() as (sender, _):
-        said = await sender.parse_receipt(request_with(body))
-        assert said == Receipts(
-            (
-                Receipt(status=ReceiptStatus.SENT, provider_id="1"),
-                Receipt(status=ReceiptStatus.DELIVERED, provider_id="2"),
-            )
-        )
-
-
-FORGED: list[Callable[[bytes], ReceiptRequest]] = [
-    lambda body: request_with(body, "https://otp.example/receipts/notificore"),
-    lambda body: request_with(body, "https://otp.example/receipts/notificore/"),
-    lambda body: request_with(body, CALLBACK_URL + "x"),
-    lambda body: request_with(body, CALLBACK_URL[:-1]),
-    lambda body: request_with(body, f"https://otp.example/receipts/notificore?token={TOKEN}"),
-    lambda body: request_with(body, f"https://otp.example/receipts/notificore/x#{TOKEN}"),
-]
-
-
-@pytest.mark.parametrize("forge", FORGED)
-async def test_a_callback_elsewhere_is_not_believed(forge: Callable[[bytes], ReceiptRequest]) -> None:
-    async with NotificoreGateway() as gateway:
-        said = await sender_on(gateway).parse_receipt(forge(b'{"id": 1, "status": "delivered"}'))
-        assert said == ReceiptRefusal(RefusalKind.UNAUTHENTIC, "wrong address")
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"[]",
-        b"x" * 70_000,
-        msgspec.json.encode([{"id": 1, "status": "sent"}] * 1001),
-        b"&" * 60_000,
-        b"a=b&" * 10_000,
-    ],
-)
-async def test_what_cannot_be_read_is_refused(body: bytes) -> None:
-    async with NotificoreGateway() as gateway:
-        said = await sender_on(gateway).parse_receipt(request_with(body))
-        assert isinstance(said, ReceiptRefusal)
-        assert said.kind is RefusalKind.MALFORMED
 
 
 async def test_health_needs_a_key_that_is_taken() -> None:
@@ -343,6 +298,11 @@ def test_an_address_that_could_be_guessed_stops_the_start() -> None:
     given = {"api_key": Given("k", "here"), "originator": Given("Acme", "here"), "receipt_token": Given("hush", "here")}
     assert read_struct(NotificoreSettings, given, path="senders.n", faults=faults) is None
     assert faults == ["senders.n: receipt_token must have at least 16 characters"]
+
+
+def test_a_key_that_sends_nothing_stops_the_start() -> None:
+    with pytest.raises(ValueError, match="api_key is a test key"):
+        NotificoreSettings(api_key=Secret("test_0123456789abcdef"), originator="Acme")
 
 
 @pytest.mark.parametrize("url", ["http://api.notificore.ru/rest", "https://127.0.0.1/rest", "ftp://a.example", ""])

@@ -243,13 +243,13 @@ async def test_tokens_that_are_always_refused_end_after_one_repeat() -> None:
     gateway = Answering()
     gateway.reply = Reply(401, {"errors": [{"message": "Unauthenticated"}]})
     async with on_stage(gateway) as (sender, _):
-        assert await sender.send(message()) == Rejected(RejectionKind.UNAUTHORISED, "status 401")
+        assert await sender.send(message()) == Rejected(RejectionKind.UNAUTHORISED, "status 401", is_unmapped=True)
         assert [request.path for request in gateway.requests] == [LOG_IN, START, LOG_IN, START]
 
 
 async def test_a_wrong_key_is_told_and_not_tried_at_every_message() -> None:
     async with on_stage(api_key=Secret("live_wrong")) as (sender, gateway):
-        refused = Rejected(RejectionKind.UNAUTHORISED, "status 401")
+        refused = Rejected(RejectionKind.UNAUTHORISED, "status 401", is_unmapped=True)
         assert [await sender.send(message()) for _ in range(5)] == [refused] * 5
         assert len(gateway.requests) == 1
         assert await sender.health() == Health(is_ready=False, detail="status 401")
@@ -312,6 +312,12 @@ async def test_a_guess_under_a_stale_token_counts_once() -> None:
         (Reply(200, {"data": {"status": "expired"}}), CheckOutcome.ENDED),
         (Reply(200, {"data": {"status": "canceled"}}), CheckOutcome.ENDED),
         (Reply(200, {"data": {"status": "promising"}}), CheckOutcome.UNKNOWN),
+        (Reply(200, {"data": {"id": "0-1", "status": "verified"}}), CheckOutcome.RIGHT),
+        (Reply(200, {"data": {"id": "0-2", "status": "verified"}}), CheckOutcome.UNKNOWN),
+        (
+            Reply(200, {"data": {"status": "verified"}, "errors": [{"message": "Already ended"}]}),
+            CheckOutcome.UNKNOWN,
+        ),
         (Reply(400, {"data": {"status": "verified"}}), CheckOutcome.UNKNOWN),
         (Reply(200, {}), CheckOutcome.UNKNOWN),
         (Reply(429, {"errors": [{"message": "Too many attempts"}]}), CheckOutcome.UNKNOWN),

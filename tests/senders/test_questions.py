@@ -52,12 +52,15 @@ async def test_no_answer_ends_the_asking_and_keeps_what_was_learnt() -> None:
 async def test_a_gateway_that_only_drips_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("otpsvc.senders.questions._POLL_TIMEOUT_S", 0.05)
 
+    asked: list[str] = []
+
     async def ask(message: SentMessage) -> Receipt | None:
-        if message.message_id != "m0":
+        asked.append(message.message_id)
+        if len(asked) > 1:
             await asyncio.Event().wait()
         return Receipt(status=ReceiptStatus.SENT, message_id=message.message_id)
 
-    assert [receipt.message_id for receipt in await ask_each(messages(9), ask)] == ["m0"]
+    assert [receipt.message_id for receipt in await ask_each(messages(9), ask)] == asked[:1]
 
 
 def test_the_gateways_own_time() -> None:
@@ -69,3 +72,15 @@ def test_the_gateways_own_time() -> None:
 
 def test_the_asking_ends_before_who_polls_gives_up() -> None:
     assert questions._POLL_TIMEOUT_S < polling.POLL_TIMEOUT_S - 2
+
+
+async def test_an_answer_that_cannot_be_read_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    async def ask(message: SentMessage) -> Receipt | None:
+        if message.message_id == "m3":
+            raise KeyError("+33612345678")
+        return Receipt(status=ReceiptStatus.SENT, message_id=message.message_id)
+
+    found = await ask_each(messages(9), ask)
+    assert {receipt.message_id for receipt in found} == {f"m{number}" for number in range(9)} - {"m3"}
+    assert "message m3: asking about it failed: KeyError" in caplog.text
+    assert "612345678" not in caplog.text

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from otpsvc.errors import ConfigurationError
+from otpsvc.messages.policy import SenderLimits
 from otpsvc.senders.inbox import InboxSender
-from otpsvc.senders.registry import GROUP, installed_senders, load_senders, opened
+from otpsvc.senders.registry import GROUP, HOUSE_KEYS, installed_senders, load_senders, opened
 from otpsvc.senders.terminal import TerminalSender
 from otpsvc.settings import SenderTable
 from otpsvc.settings_values import Given
@@ -48,9 +49,19 @@ class NoSend(Sender[NoSettings]):
 class OddSettings(Acme):
     Settings = dict
 
+class Limits(msgspec.Struct, frozen=True):
+    concurrency: int = 4
+
+class TakesOurKey(Acme):
+    Settings = Limits
+
 class Throws(Acme):
     def __init__(self, name, settings, context):
         raise RuntimeError("token is " + settings.token.reveal())
+
+class Quits(Acme):
+    def __init__(self, name, settings, context):
+        raise SystemExit(0)
 
 class Picky(Acme):
     def __init__(self, name, settings, context):
@@ -96,6 +107,8 @@ def acme(install: Install, ours: None) -> None:
         "no-send": "acme_sender:NoSend",
         "odd-settings": "acme_sender:OddSettings",
         "throws": "acme_sender:Throws",
+        "quits": "acme_sender:Quits",
+        "takes-our-key": "acme_sender:TakesOurKey",
         "picky": "acme_sender:Picky",
         "function": "acme_sender:not_a_class",
         "missing-module": "acme_is_gone:Acme",
@@ -171,15 +184,21 @@ def test_a_wrong_setting_is_named_by_its_key_and_its_value_not_told(
         ("no-capabilities", "capabilities"),
         ("no-send", "lacks send"),
         ("odd-settings", "Settings is not a msgspec.Struct"),
+        ("takes-our-key", "has the key 'concurrency', which is read by otpsvc itself"),
         ("function", "not a Sender class"),
         ("missing-module", "ModuleNotFoundError"),
         ("missing-name", "AttributeError"),
+        ("quits", "SystemExit"),
     ],
 )
 def test_a_broken_plugin_is_named_by_its_distribution(kind: str, said: str, acme: None) -> None:
-    message = refusal({"type": kind} | ({"token": "x"} if kind == "odd-settings" else {}))
+    message = refusal({"type": kind} | ({"token": "x"} if kind in {"odd-settings", "quits"} else {}))
     assert "acme-senders 1.2.3" in message
     assert said in message
+
+
+def test_every_key_that_the_house_reads_is_known_here() -> None:
+    assert {"type", *SenderLimits.__struct_fields__} <= HOUSE_KEYS
 
 
 def test_a_constructor_that_throws_cannot_tell_a_secret(acme: None) -> None:

@@ -138,6 +138,27 @@ async def test_a_long_text_goes_in_parts_of_one_reference(text: str) -> None:
         assert first != second
 
 
+async def test_the_end_can_be_told_as_a_date() -> None:
+    async with bound(validity="absolute") as day:
+        await day.send(life_s=299.9, now=1_800_000_000.0)
+        (pdu,) = day.smsc.submits
+        assert pdu.validity_period == "270115080459000+"
+        assert day.sender.capabilities.honours_expiry
+
+
+async def test_parts_can_be_told_in_parameters_and_not_in_the_text() -> None:
+    async with bound(long_messages="sar") as day:
+        assert isinstance(await day.send(LONG), Accepted)
+        parts = day.smsc.submits
+        told = [{tlv.tag: tlv.value for tlv in part.tlvs} for part in parts]
+        assert [one[0x020E] + one[0x020F] for one in told] == [b"\x03\x01", b"\x03\x02", b"\x03\x03"]
+        assert len({one[0x020C] for one in told}) == 1
+        assert {part.esm_class for part in parts} == {0}
+        assert day.smsc.texts() == [LONG]
+        assert await day.send() == Accepted(day.smsc.taken[-1].message_id, parts=1)
+        assert day.smsc.submits[-1].tlvs == []
+
+
 async def test_a_long_text_goes_whole_where_the_payload_takes_it() -> None:
     async with bound(long_messages="payload") as day:
         assert await day.send(LONG) == Accepted("0000a1b2", parts=3)

@@ -17,13 +17,22 @@ from otpsvc.senders.contract import (
     RetryLater,
     Unknown,
 )
+from otpsvc.senders.smpp import SmppSender
+from otpsvc.senders.smpp_session import Session
 from otpsvc.testing import outbound_message
 from otpsvc.testing.conformance import Fault
 from tests.gateways.certificates import certificate_for
 from tests.gateways.smsc import Smsc
-from tests.senders.smpp_days import House, bound, fallen, make, ready, until
+from tests.senders.smpp_days import Day, House, bound, fallen, make, ready, until
 
-THROTTLED, WRONG_PASSWORD, NOT_BOUND = 0x58, 0x0E, 0x04
+THROTTLED, WRONG_PASSWORD, NOT_BOUND, ALREADY_BOUND, NO_REASON = 0x58, 0x0E, 0x04, 0x05, 0x0D
+
+
+def session_of(day: Day) -> Session:
+    assert isinstance(day.sender, SmppSender)
+    session = day.sender._links[0].live_session
+    assert session is not None
+    return session
 
 
 async def test_a_throttled_link_sends_nothing_for_a_while() -> None:
@@ -89,6 +98,35 @@ async def test_a_refused_bind_is_told_and_not_tried_in_haste() -> None:
         assert (health.is_ready, health.detail) == (False, "bind refused with 0x0000000E")
         assert len(smsc.binds) == 1
         assert not smsc.submits
+
+
+@pytest.mark.parametrize(("status", "least_s"), [(ALREADY_BOUND, 3), (NO_REASON, 10)])
+async def test_a_bind_refused_for_the_moment_is_not_tried_in_haste_either(status: int, least_s: float) -> None:
+    smsc = Smsc()
+    smsc.bind_status = status
+    async with bound(smsc=smsc) as day:
+        outcome = await day.send()
+        assert isinstance(outcome, RetryLater)
+        assert outcome.is_fault
+        assert outcome.after_s > least_s
+        assert len(smsc.binds) == 1
+
+
+async def test_a_link_that_takes_nothing_any_more_is_ended_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bound(enquire_link_s=600.0) as day:
+        monkeypatch.setattr("otpsvc.senders.smpp_session._MOST_UNSENT_BYTES", -1)
+        assert await day.send() == RetryLater(2.0, "link stalled", is_fault=True)
+        session_of(day).is_doubtful.set()
+        await fallen(day.sender)
+        assert (await day.sender.health()).detail == "link stalled"
+
+
+async def test_numbers_of_frames_begin_again_after_the_last_one() -> None:
+    async with bound() as day:
+        session_of(day)._number = 0x7FFF_FFFE
+        assert isinstance(await day.send(), Accepted)
+        assert isinstance(await day.send(), Accepted)
+        assert [submit.sequence_number for submit in day.smsc.submits] == [0x7FFF_FFFF, 1]
 
 
 async def test_a_link_that_answers_no_enquiry_is_given_up() -> None:

@@ -74,6 +74,9 @@ async def test_a_receipt_of_parameters_alone_is_read_and_they_go_before_the_text
         assert (await told(day, house, None, state=2, parameter_id=ID, esm_class=0)).status is ReceiptStatus.DELIVERED
         both = await told(day, house, "9", "DELIVRD", state=5, parameter_id=ID)
         assert (both.provider_id, both.status) == (ID, ReceiptStatus.FAILED)
+        odd = await told(day, house, ID, "DELIVRD", state=77)
+        assert odd.status is ReceiptStatus.DELIVERED
+        assert (await told(day, house, None, state=77, parameter_id=ID)).status is ReceiptStatus.UNKNOWN
 
 
 async def test_why_it_failed_is_told_where_the_code_is_certain_or_set() -> None:
@@ -132,6 +135,19 @@ async def test_a_delivery_that_cannot_be_read_is_refused_for_good() -> None:
         assert isinstance(day.sender, SmppSender)
         raw = wire.frame(wire.Command.DELIVER_SM, 7, body=b"\0")
         assert await day.sender._receive(wire.Frame(wire.Command.DELIVER_SM, 0, 7, raw)) == wire.PERMANENT
+
+
+async def test_a_receipt_that_breaks_us_is_answered_and_stays_with_the_smsc(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise KeyError("583920")
+
+    monkeypatch.setattr("otpsvc.senders.smpp.read_receipt", breaks)
+    async with bound(House()) as day:
+        assert await day.smsc.report(ID) == wire.TEMPORARY
+        assert "KeyError at " in caplog.text
+        assert "583920" not in caplog.text
 
 
 async def test_more_receipts_at_once_than_can_be_held_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,19 @@
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import msgspec
 import pytest
 
-from otpsvc.errors import ConfigurationError
+from otpsvc import phone_encryption
 from otpsvc.senders.contract import (
     Accepted,
+    Channel,
     OutboundMessage,
     Outcome,
     ReceiptRequest,
+    Receipts,
     ReceiptStatus,
     Rejected,
     RejectionKind,
@@ -24,7 +25,6 @@ from otpsvc.senders.contract import (
 )
 from otpsvc.senders.smsgate import SmsGateSender
 from otpsvc.senders.smsgate_settings import SmsGateSettings
-from otpsvc.settings_values import Given, read_struct
 from otpsvc.testing import Fault, ManualClock, Scene, SenderConformance, outbound_message, sender_context
 from tests.gateways.smsgate import KEY, OTHER_PHONE, PASSPHRASE, PASSWORD, PHONE, USER, SmsGateDouble
 
@@ -90,6 +90,12 @@ class TestConformance(SenderConformance):
 
 
 class TestConformanceWithTokensAndEncryption(TestConformance):
+    @pytest.fixture(autouse=True)
+    def few_rounds(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Encrypt fast, but where slowness is what is looked for."""
+        if "held_up" not in request.node.name:
+            monkeypatch.setattr(phone_encryption, "ROUNDS", 100)
+
     @asynccontextmanager
     async def scene(self) -> AsyncIterator[Scene]:
         async with stand(auth="jwt", passphrase=Secret(PASSPHRASE)) as (sender, double, _):
@@ -105,11 +111,12 @@ class TestConformanceWithTokensAndEncryption(TestConformance):
 async def test_what_leaves() -> None:
     async with stand(sim_number=2) as (sender, double, _):
         message = outbound_message(life_s=123.9)
-        assert await sender.send(message) == Accepted(message.message_id)
+        name = f"{message.message_id}-2"
+        assert await sender.send(message) == Accepted(name)
         (request,) = double.requests
         assert (request.method, request.path, request.query) == ("POST", "/3rdparty/v1/messages", {})
         assert request.json() == {
-            "id": message.message_id,
+            "id": name,
             "deviceId": PHONE,
             "textMessage": {"text": message.text},
             "phoneNumbers": [message.to],
@@ -118,7 +125,7 @@ async def test_what_leaves() -> None:
             "priority": 100,
             "ttl": 123,
         }
-        assert len(message.message_id) <= 36
+        assert len(name) <= 36
 
 
 async def test_a_life_below_the_shortest_ttl_is_told_as_its_end() -> None:
@@ -155,6 +162,26 @@ async def test_the_same_message_on_the_same_phone_is_one() -> None:
         assert isinstance(await sender.send(message), Unknown)
         assert await sender.send(message) == Accepted(message.message_id)
         assert len(double.held) == 1
+
+
+async def test_two_sims_of_a_phone_are_two_ways_and_each_has_its_own_message() -> None:
+    async with stand(sim_number=1) as (first, double, clock), AsyncExitStack() as ends:
+        second = SmsGateSender("second", settings_for(double, sim_number=2), sender_context(clock=clock))
+        ends.push_async_callback(second.close)
+        await second.open()
+        message = outbound_message()
+        outcomes = [await sender.send(message) for sender in (first, second, second)]
+        assert [held.body["simNumber"] for held in double.held] == [1, 2], "the second SIM sends too, and once"
+        assert len({outcome.provider_id for outcome in outcomes if isinstance(outcome, Accepted)}) == 2
+        # The phone tells both addresses of both: each sender knows its own alone.
+        event = double.posted(double.event(double.held[0], "sms:failed"))
+        told = [await sender.parse_receipt(event) for sender in (first, second)]
+        found = [said.items[0].message_id for said in told if isinstance(said, Receipts)]
+        assert found == [message.message_id, None]
+        double.fail(double.held[0], "TTL expired")
+        asked = [sent(message, None)]
+        polled = [(await sender.poll(asked))[0].status for sender in (first, second)]
+        assert polled == [ReceiptStatus.EXPIRED, ReceiptStatus.ACCEPTED]
 
 
 async def test_without_a_phone_it_claims_no_idempotency_and_would_double() -> None:
@@ -306,6 +333,18 @@ async def test_cancelling_promises_only_what_is_certain() -> None:
         assert not await sender.cancel(sent(again, "msg_unknown"))
 
 
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+async def test_a_poll_stops_where_it_is_unwelcome(status: int) -> None:
+    async with stand() as (sender, double, _):
+        double.turns_away_with = status
+        messages = [
+            SentMessage(message_id=f"msg_{n:026d}", provider_id=f"id-{n}", channel=Channel.SMS, sent_at=0.0)
+            for n in range(40)
+        ]
+        assert await sender.poll(messages) == []
+        assert len(double.requests) <= 4
+
+
 async def test_health_follows_when_the_phone_was_seen() -> None:
     async with stand() as (sender, double, clock):
         assert (await sender.health()).is_ready
@@ -333,25 +372,3 @@ async def test_health_of_a_phones_own_server_and_of_an_unknown_phone() -> None:
         double.phones[PHONE].device_id = "changed"
         double.is_local = False
         assert (await sender.health()).detail == "no such device"
-
-
-@pytest.mark.parametrize("username", ["", "AB:CD", "AB CD"])
-def test_a_user_name_that_no_password_fits_stops_the_start(username: str) -> None:
-    faults: list[str] = []
-    given = {"username": Given(username, "here"), "password": Given(PASSWORD, "here")}
-    assert read_struct(SmsGateSettings, given, path="senders.phones", faults=faults) is None
-    assert faults == ["here: senders.phones.username must be a user name, without a colon"]
-
-
-def test_settings_name_what_is_wrong() -> None:
-    given = {"username": USER, "password": Secret(PASSWORD)}
-    with pytest.raises(ValueError, match="device_id"):
-        SmsGateSettings(**given, signing_key=Secret(KEY))  # type: ignore[arg-type]  # the table is untyped on purpose
-    with pytest.raises(ConfigurationError, match=r"senders\.phones\.url"):
-        SmsGateSender(
-            "phones",
-            SmsGateSettings(username=USER, password=Secret(PASSWORD), url="http://192.168.1.5:8080"),
-            sender_context(),
-        )
-    assert PASSWORD not in repr(SmsGateSettings(username=USER, password=Secret(PASSWORD)))
-    assert msgspec.structs.asdict(SmsGateSettings(username=USER, password=Secret(PASSWORD)))["auth"] == "basic"

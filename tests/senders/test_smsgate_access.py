@@ -1,15 +1,18 @@
-"""Tokens of an SMSGate server: one for many, renewed ahead of time, and no message lost over them."""
+"""Tokens of an SMSGate server: one for many, renewed ahead of time, no message lost over them; and its settings."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
+from otpsvc.errors import ConfigurationError
 from otpsvc.senders.contract import Accepted, Rejected, RejectionKind, RetryLater, Secret
 from otpsvc.senders.smsgate import SmsGateSender
 from otpsvc.senders.smsgate_settings import SmsGateSettings
+from otpsvc.settings_values import Given, read_struct
 from otpsvc.testing import Fault, ManualClock, outbound_message, sender_context
-from tests.gateways.smsgate import PASSWORD, PHONE, USER, SmsGateDouble
+from tests.gateways.smsgate import KEY, PASSWORD, PHONE, USER, SmsGateDouble
 
 
 @pytest.fixture
@@ -129,3 +132,25 @@ async def test_whatever_happens_to_a_token_no_message_is_in_doubt(
     assert isinstance(outcome, Rejected | RetryLater)
     assert double.held == []
     assert "messages" not in paths(double)
+
+
+@pytest.mark.parametrize("username", ["", "AB:CD", "AB CD"])
+def test_a_user_name_that_no_password_fits_stops_the_start(username: str) -> None:
+    faults: list[str] = []
+    given = {"username": Given(username, "here"), "password": Given(PASSWORD, "here")}
+    assert read_struct(SmsGateSettings, given, path="senders.phones", faults=faults) is None
+    assert faults == ["here: senders.phones.username must be a user name, without a colon"]
+
+
+def test_settings_name_what_is_wrong() -> None:
+    given = {"username": USER, "password": Secret(PASSWORD)}
+    with pytest.raises(ValueError, match="device_id"):
+        SmsGateSettings(**given, signing_key=Secret(KEY))  # type: ignore[arg-type]  # the table is untyped on purpose
+    with pytest.raises(ConfigurationError, match=r"senders\.phones\.url"):
+        SmsGateSender(
+            "phones",
+            SmsGateSettings(username=USER, password=Secret(PASSWORD), url="http://192.168.1.5:8080"),
+            sender_context(),
+        )
+    assert PASSWORD not in repr(SmsGateSettings(username=USER, password=Secret(PASSWORD)))
+    assert msgspec.structs.asdict(SmsGateSettings(username=USER, password=Secret(PASSWORD)))["auth"] == "basic"

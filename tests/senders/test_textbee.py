@@ -9,6 +9,7 @@ import pytest
 
 from otpsvc.senders.contract import (
     Accepted,
+    Channel,
     OutboundMessage,
     Receipt,
     ReceiptRefusal,
@@ -294,6 +295,18 @@ async def test_receipts_about_unknown_messages_are_taken_or_the_webhook_would_be
             await double.bring(double.event(taken, "MESSAGE_SENT"), refused)
         assert [*paused, double.is_paused] == [False, True]
         assert not await double.bring(double.event(taken, "MESSAGE_SENT"), answered)
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+async def test_a_poll_stops_where_it_is_unwelcome(status: int) -> None:
+    async with stand() as (sender, double, _):
+        double.turns_away_with = status
+        messages = [
+            SentMessage(message_id=f"msg_{n:026d}", provider_id=f"id-{n}", channel=Channel.SMS, sent_at=0.0)
+            for n in range(40)
+        ]
+        assert await sender.poll(messages) == []
+        assert len(double.requests) <= 4
 
 
 async def test_health_follows_the_heartbeat_and_the_switch() -> None:

@@ -216,7 +216,21 @@ async def test_tokens_that_are_all_refused_are_not_asked_for_at_every_call(
     assert office.n_asked == 3
 
 
-async def test_a_renewal_that_hangs_is_cut_off_for_all(
+async def test_nobody_waits_long_for_a_slow_token_and_it_comes_all_the_same(
+    tokens: TokenCache, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("otpsvc.senders.tokens._LONGEST_WAIT_S", 0.02)
+    office.door.clear()
+    slow = RetryLater(1.0, "token: still asked for", is_fault=True)
+    assert await asyncio.wait_for(asyncio.gather(*(tokens.current() for _ in range(5))), 5) == [slow] * 5
+    assert await tokens.current() == slow
+    office.door.set()
+    await settled()
+    assert await tokens.current() == "t1"
+    assert office.n_asked == 1
+
+
+async def test_a_renewal_that_never_ends_is_cut_off(
     tokens: TokenCache, office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("otpsvc.senders.tokens._LONGEST_FETCH_S", 0.02)

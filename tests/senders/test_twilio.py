@@ -1,10 +1,9 @@
-"""`twilio`: what leaves, what each answer means, which callbacks are believed, and what polling tells."""
+"""`twilio`: what leaves, what each answer means, and what polling tells."""
 
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
@@ -12,13 +11,11 @@ from otpsvc.errors import ConfigurationError
 from otpsvc.senders.contract import (
     Accepted,
     Channel,
+    Health,
     OutboundMessage,
     Outcome,
-    ReceiptRefusal,
     ReceiptRequest,
     Receipts,
-    ReceiptStatus,
-    RefusalKind,
     Rejected,
     RejectionKind,
     RetryLater,
@@ -28,7 +25,6 @@ from otpsvc.senders.contract import (
 )
 from otpsvc.senders.twilio import TwilioSender
 from otpsvc.senders.twilio_settings import TwilioSettings
-from otpsvc.senders.twilio_signing import is_signed, signature_of
 from otpsvc.settings_values import Given, read_struct
 from otpsvc.testing import Fault, ManualClock, Reply, Scene, SenderConformance, outbound_message, sender_context
 from tests.gateways.twilio import (
@@ -202,7 +198,11 @@ def failed(code: int | None, status: str = "failed") -> Reply:
         (error(21617), Rejected(RejectionKind.TOO_LONG, "status 400, code 21617")),
         (error(30032), Rejected(RejectionKind.SENDER_REFUSED, "status 400, code 30032")),
         (error(63038, 429), Rejected(RejectionKind.UNAVAILABLE, "status 429, code 63038")),
-        (error(21999), Rejected(RejectionKind.MISCONFIGURED, "status 400, code 21999", is_unmapped=True)),
+        (error(21999), Rejected(RejectionKind.GATEWAY_ERROR, "status 400, code 21999", is_unmapped=True)),
+        (error(70051, 401), Rejected(RejectionKind.UNAUTHORISED, "status 401, code 70051", is_unmapped=True)),
+        (error(20023), Rejected(RejectionKind.INVALID_NUMBER, "status 400, code 20023")),
+        (error(21266), Rejected(RejectionKind.UNSUPPORTED, "status 400, code 21266")),
+        (error(21268), Rejected(RejectionKind.UNSUPPORTED, "status 400, code 21268")),
         (Reply(429, b"", {"retry-after": "30"}), RetryLater(30, "status 429")),
         (Reply(402, b""), Rejected(RejectionKind.NO_CREDIT, "status 402")),
         (Reply(400, {"code": "33612345678"}), Rejected(RejectionKind.MISCONFIGURED, "status 400")),
@@ -216,12 +216,30 @@ def failed(code: int | None, status: str = "failed") -> Reply:
         (Reply(201, {"sid": SID, "num_segments": "4"}), Accepted(SID, 4)),
         (failed(30007), Rejected(RejectionKind.TEXT_REFUSED, "code 30007")),
         (failed(30007, "queued"), Accepted(SID, 1)),
+        (Reply(201, {"sid": SID, "status": None, "num_segments": 2, "date_updated": 7}), Accepted(SID, 2)),
+        (
+            Reply(201, {"sid": SID, "status": "failed", "error_code": "30007"}),
+            Rejected(RejectionKind.TEXT_REFUSED, "code 30007"),
+        ),
     ],
 )
 async def test_what_answers_mean(reply: Reply, expected: Outcome) -> None:
     async with stage() as (sender, gateway):
         gateway.refusals.append(reply)
         assert await sender.send(outbound_message()) == expected
+
+
+async def test_health_asks_whether_the_credentials_are_taken_and_reads_no_text() -> None:
+    async with stage() as (sender, gateway):
+        await send_one(sender)
+        assert await sender.health() == Health(is_ready=True)
+        assert gateway.requests[-1].query == {"PageSize": "1", "DateSent": "1970-01-01"}
+        gateway.misbehave(Fault.HTML_500)
+        assert await sender.health() == Health(is_ready=False, detail="status 500")
+        gateway.misbehave(Fault.REFUSE)
+        assert not (await sender.health()).is_ready
+    async with stage(auth_token=Secret("of another account")) as (sender, _):
+        assert await sender.health() == Health(is_ready=False, detail="status 401, code 20003")
 
 
 async def test_a_cut_answer_is_unknown_and_a_shut_door_is_not() -> None:
@@ -232,106 +250,13 @@ async def test_a_cut_answer_is_unknown_and_a_shut_door_is_not() -> None:
         assert isinstance(await sender.send(outbound_message()), RetryLater)
 
 
-def test_the_signature_of_their_own_example() -> None:
-    """The parameters and the token of the vendor's guide, for the address and for both ways to write its port."""
-    fields = {
-        "CallSid": "CA1234567890ABCDE",
-        "From": "+12349013030",
-        "To": "+18005551212",
-        "Caller": "+12349013030",
-        "Digits": "1234",
-    }
-    token = Secret("12345")
-    url = "https://mycompany.com/myapp.php?foo=1&bar=2"
-    assert signature_of(url, fields, token) == "0/KCTR6DLpKmkAf8muzZqo1nDgQ="
-    with_port = signature_of("https://mycompany.com:443/myapp.php?foo=1&bar=2", fields, token)
-    for given in ("0/KCTR6DLpKmkAf8muzZqo1nDgQ=", with_port):
-        assert is_signed(given, url, fields, token)
-        assert is_signed(given, "https://mycompany.com:443/myapp.php?foo=1&bar=2", fields, token)
-        assert not is_signed(given, "https://mycompany.com:8443/myapp.php?foo=1&bar=2", fields, token)
-        assert not is_signed(given, url, fields | {"Digits": "1235"}, token)
-    assert not is_signed(None, url, fields, token)
-
-
-@pytest.mark.parametrize(
-    ("word", "code", "status", "kind"),
-    [
-        ("queued", None, ReceiptStatus.ACCEPTED, None),
-        ("sending", None, ReceiptStatus.DISPATCHED, None),
-        ("sent", None, ReceiptStatus.SENT, None),
-        ("delivered", None, ReceiptStatus.DELIVERED, None),
-        ("undelivered", 30003, ReceiptStatus.FAILED, RejectionKind.UNDELIVERABLE),
-        ("undelivered", 30004, ReceiptStatus.FAILED, RejectionKind.UNDELIVERABLE),
-        ("undelivered", 30006, ReceiptStatus.FAILED, RejectionKind.UNSUPPORTED),
-        ("undelivered", 30007, ReceiptStatus.FAILED, RejectionKind.TEXT_REFUSED),
-        ("undelivered", 30999, ReceiptStatus.FAILED, RejectionKind.GATEWAY_ERROR),
-        ("failed", None, ReceiptStatus.FAILED, RejectionKind.UNDELIVERABLE),
-        ("failed", 30036, ReceiptStatus.EXPIRED, None),
-        ("canceled", None, ReceiptStatus.CANCELLED, None),
-        ("a new word", None, ReceiptStatus.UNKNOWN, None),
-    ],
-)
-async def test_words_and_codes_of_callbacks(
-    word: str, code: int | None, status: ReceiptStatus, kind: RejectionKind | None
-) -> None:
-    said = await make().parse_receipt(TwilioGateway().callback(SID, word, url=CALLBACK, code=code))
-    assert isinstance(said, Receipts)
-    (item,) = said.items
-    assert (item.status, item.kind, item.detail) == (status, kind, f"code {code}" if code else "")
-    assert (item.message_id, item.provider_id) == (MESSAGE_ID, SID)
-
-
-async def test_callbacks_that_are_not_believed() -> None:
-    gateway = TwilioGateway()
-    genuine = gateway.callback(SID, url=CALLBACK)
-    other_url = CALLBACK.replace(MESSAGE_ID, MESSAGE_ID.replace("0", "1"))
-    in_token_path = f"{PUBLIC_URL}/receipts/twilio/{TOKEN}"
-    changed = {
-        "another message": altered(genuine, url=other_url),
-        "another status": altered(genuine, body=genuine.body.replace(b"delivered", b"failed")),
-        "one field more": altered(genuine, body=genuine.body + b"&ErrorCode=30003"),
-        "a second status": altered(genuine, body=genuine.body + b"&MessageStatus=failed"),
-        "a first status": altered(genuine, body=b"MessageStatus=failed&" + genuine.body),
-        "unsigned": gateway.callback(SID, url=CALLBACK, secret=None),
-        "unsigned with the right token": gateway.callback(SID, url=in_token_path, secret=None),
-        "signed by another": gateway.callback(SID, url=CALLBACK, secret="another-token"),
-        "of another account": gateway.callback(SID, url=CALLBACK, account="AC" + "ff" * 16),
-    }
-    for sender in (make(), make(receipt_token=Secret(TOKEN))):
-        for how, request in changed.items():
-            said = await sender.parse_receipt(request)
-            assert isinstance(said, ReceiptRefusal), how
-            assert said.kind is RefusalKind.UNAUTHENTIC, how
-        assert isinstance(await sender.parse_receipt(genuine), Receipts)
-
-
-async def test_a_get_is_signed_over_its_address_alone() -> None:
-    url = f"{CALLBACK}&{urlencode({'MessageSid': SID, 'MessageStatus': 'delivered'})}"
-    headers = {"x-twilio-signature": signature_of(url, {}, Secret(AUTH_TOKEN))}
-    said = await make().parse_receipt(ReceiptRequest(method="GET", url=url, headers=headers, body=b""))
-    assert isinstance(said, Receipts)
-    assert [(item.message_id, item.status) for item in said.items] == [(MESSAGE_ID, ReceiptStatus.DELIVERED)]
-
-
-async def test_callbacks_again_and_out_of_order_each_say_their_own() -> None:
-    gateway, sender = TwilioGateway(), make()
-    for word, status in (("delivered", "delivered"), ("sent", "sent"), ("delivered", "delivered")):
-        said = await sender.parse_receipt(gateway.callback(SID, word, url=CALLBACK))
-        assert isinstance(said, Receipts)
-        assert [item.status.value for item in said.items] == [status]
-
-
-async def test_without_a_proof_set_up_nothing_is_believed() -> None:
-    said = await make(**BY_KEY).parse_receipt(TwilioGateway().callback(SID, url=CALLBACK, secret=None))
-    assert said == ReceiptRefusal(RefusalKind.UNSUPPORTED)
-
-
 async def test_a_poll_tells_how_far_each_message_is() -> None:
     async with stage() as (sender, gateway):
         sids = [await send_one(sender) for _ in range(6)]
         states = [("sent", None), ("delivered", None), ("undelivered", 30005), ("failed", 30036), ("odd", None)]
         gateway.states |= dict(zip(sids, states, strict=False))
-        found = await sender.poll([sent_message(sid) for sid in (*sids, SID, None, "../../Accounts")])
+        told = await sender.poll([sent_message(sid) for sid in (*sids, SID, None, "../../Accounts")])
+        found = sorted(told, key=lambda item: sids.index(item.provider_id or ""))
         assert [(item.status.value, item.kind) for item in found] == [
             ("sent", None),
             ("delivered", None),
@@ -342,6 +267,14 @@ async def test_a_poll_tells_how_far_each_message_is() -> None:
         assert {item.message_id for item in found} == {MESSAGE_ID}
         assert found[0].happened_at == 1_800_000_000
         assert len(gateway.requests) == 6 + 7
+
+
+@pytest.mark.parametrize(("status", "n_asked"), [(401, 4), (403, 4), (429, 4), (503, 4), (404, 12)])
+async def test_a_poll_stops_where_it_is_unwelcome(status: int, n_asked: int) -> None:
+    async with stage() as (sender, gateway):
+        gateway.refusals = [Reply(status, b"") for _ in range(12)]
+        assert await sender.poll([sent_message(SID)] * 12) == []
+        assert len(gateway.requests) == n_asked
 
 
 async def test_a_poll_believes_no_answer_about_another_message() -> None:
@@ -390,9 +323,3 @@ def test_a_wrong_value_is_told_by_its_key(key: str, value: str) -> None:
 def test_an_address_that_cannot_work() -> None:
     with pytest.raises(ConfigurationError, match=r"^senders\.twilio\.base_url must begin with https"):
         make("http://api.twilio.com", allow_private=False)
-
-
-def altered(request: ReceiptRequest, **changes: Any) -> ReceiptRequest:
-    """Copy a request with something else in it."""
-    whole: dict[str, Any] = {"method": request.method, "url": request.url, "headers": request.headers}
-    return ReceiptRequest(**whole | {"body": request.body} | changes)

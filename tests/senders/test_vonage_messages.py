@@ -12,6 +12,7 @@ from otpsvc.errors import ConfigurationError
 from otpsvc.senders.contract import (
     Accepted,
     Channel,
+    Health,
     OutboundMessage,
     Outcome,
     ReceiptRequest,
@@ -237,7 +238,18 @@ async def test_a_refused_token_is_not_used_again() -> None:
         (problem(403, "account-suspended"), Rejected(RejectionKind.UNAUTHORISED, "status 403, account-suspended")),
         (problem(422, "1120"), Rejected(RejectionKind.SENDER_REFUSED, "status 422, 1120")),
         (problem(422, "1170"), Rejected(RejectionKind.INVALID_NUMBER, "status 422, 1170")),
-        (problem(422, "1240"), Rejected(RejectionKind.MISCONFIGURED, "status 422, 1240", is_unmapped=True)),
+        (problem(422, "1240"), Rejected(RejectionKind.BLOCKED, "status 422, 1240")),
+        (problem(422, "1420"), Rejected(RejectionKind.SENDER_REFUSED, "status 422, 1420")),
+        (problem(422, "1430"), Rejected(RejectionKind.INVALID_NUMBER, "status 422, 1430")),
+        (problem(422, "1470"), Rejected(RejectionKind.BLOCKED, "status 422, 1470")),
+        (problem(422, "1100"), RetryLater(5, "status 422, 1100")),
+        (problem(422, "1999"), Rejected(RejectionKind.GATEWAY_ERROR, "status 422, 1999", is_unmapped=True)),
+        (problem(422, "1150", wrong=("to",)), Rejected(RejectionKind.INVALID_NUMBER, "status 422, 1150")),
+        (problem(422, "a-new-slug", wrong=("to",)), Rejected(RejectionKind.INVALID_NUMBER, "status 422, a-new-slug")),
+        (problem(422, "1150", wrong=("to", "ttl")), Rejected(RejectionKind.MISCONFIGURED, "status 422, 1150")),
+        (Reply(422, {"invalid_parameters": ["to"]}), Rejected(RejectionKind.MISCONFIGURED, "status 422")),
+        (problem(429, "1010", retry_after="9"), RetryLater(9, "status 429, 1010")),
+        (problem(401, "unathorized"), Rejected(RejectionKind.UNAUTHORISED, "status 401, unathorized")),
         (problem(422, "invalid-params"), Rejected(RejectionKind.MISCONFIGURED, "status 422, invalid-params")),
         (problem(429, "throttled"), RetryLater(1, "status 429, throttled")),
         (problem(429, "throttled", retry_after="9"), RetryLater(9, "status 429, throttled")),
@@ -261,6 +273,26 @@ async def test_what_answers_mean(reply: Reply, expected: Outcome) -> None:
     async with stage() as (sender, gateway):
         gateway.refusals.append(reply)
         assert await sender.send(outbound_message()) == expected
+
+
+async def test_health_asks_whether_the_credentials_are_taken_and_sends_nothing() -> None:
+    async with stage() as (sender, gateway):
+        assert await sender.health() == Health(is_ready=True)
+        assert [request.json() for request in gateway.requests] == [{}]
+        assert gateway.taken == []
+        gateway.refusals.append(problem(402, "low-balance"))
+        assert await sender.health() == Health(is_ready=False, detail="status 402, low-balance")
+        gateway.misbehave(Fault.HTML_500)
+        assert await sender.health() == Health(is_ready=False, detail="status 500")
+        gateway.misbehave(Fault.REFUSE)
+        assert not (await sender.health()).is_ready
+    async with stage(**BASIC | {"api_secret": Secret("of another account")}) as (sender, _):
+        assert await sender.health() == Health(is_ready=False, detail="status 401, unauthorized")
+    clock = ManualClock()
+    clock.advance(-2000)
+    async with stage(clock=clock) as (sender, gateway):
+        gateway.date = "Fri, 15 Jan 2027 08:00:00 GMT"
+        assert (await sender.health()).detail == "status 401, jwt-expired, their clock is +2000 s from ours"
 
 
 async def test_a_cut_answer_is_unknown_and_a_shut_door_is_not() -> None:

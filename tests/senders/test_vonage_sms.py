@@ -1,23 +1,19 @@
-"""`vonage-sms`: what leaves, what each answer means, and which receipts are believed."""
+"""`vonage-sms`: what leaves, and what each answer means."""
 
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
 from otpsvc.errors import ConfigurationError
 from otpsvc.senders.contract import (
     Accepted,
+    Health,
     OutboundMessage,
     Outcome,
-    ReceiptRefusal,
     ReceiptRequest,
-    Receipts,
-    ReceiptStatus,
-    RefusalKind,
     Rejected,
     RejectionKind,
     RetryLater,
@@ -68,7 +64,7 @@ async def stage(**changes: Any) -> AsyncIterator[tuple[VonageSmsSender, VonageSm
 
 async def sent_with(reply: Reply) -> Outcome:
     async with stage() as (sender, gateway):
-        gateway.replies.append(reply)
+        gateway.set_replies.append(reply)
         return await sender.send(outbound_message())
 
 
@@ -224,6 +220,7 @@ async def test_what_the_statuses_of_the_parts_come_to(statuses: list[str], expec
             Rejected(RejectionKind.MISCONFIGURED, "status 302"),
         ),
         (Reply(418, b""), Rejected(RejectionKind.GATEWAY_ERROR, "unmapped code http-418", is_unmapped=True)),
+        (Reply(200, {"messages": [{"status": "1"}]}, {"retry-after": "12"}), RetryLater(12, "status 1")),
         (Reply(503, b"", {"retry-after": "1"}), Unknown("status 503")),
         (Reply(200, {"message-count": "0", "messages": []}), Unknown("answer cannot be read")),
         (Reply(200, {"messages": [{"message-id": PROVIDER_ID}]}), Unknown("answer cannot be read")),
@@ -263,108 +260,19 @@ async def test_a_cut_answer_is_unknown_and_a_shut_door_is_not() -> None:
         assert isinstance(await sender.send(outbound_message()), RetryLater)
 
 
-@pytest.mark.parametrize("style", ["json", "form", "query"])
-async def test_a_receipt_in_each_form(style: str) -> None:
-    gateway, sender = VonageSmsGateway(ManualClock()), make()
-    said = await sender.parse_receipt(gateway.receipt(PROVIDER_ID, style=style, client_ref=MESSAGE_ID))
-    assert isinstance(said, Receipts)
-    (item,) = said.items
-    assert (item.status, item.message_id, item.provider_id) == (ReceiptStatus.DELIVERED, MESSAGE_ID, PROVIDER_ID)
-    assert (item.happened_at, item.kind, item.detail) == (1_800_000_000.0, None, "")
-
-
-@pytest.mark.parametrize("method", ["md5hash", "md5", "sha1", "sha256", "sha512"])
-async def test_a_receipt_signed_in_each_way(method: str) -> None:
-    gateway, sender = VonageSmsGateway(ManualClock(), method=method), make(signature_method=method)
-    genuine = gateway.receipt(PROVIDER_ID, note="a=b&c")
-    assert isinstance(await sender.parse_receipt(genuine), Receipts)
-    other = make(signature_method="sha1" if method != "sha1" else "md5")
-    assert isinstance(await other.parse_receipt(genuine), ReceiptRefusal)
-
-
-@pytest.mark.parametrize(
-    ("word", "code", "status", "kind"),
-    [
-        ("accepted", "0", ReceiptStatus.SENT, None),
-        ("buffered", "0", ReceiptStatus.DISPATCHED, None),
-        ("delivered", "0", ReceiptStatus.DELIVERED, None),
-        ("expired", "2", ReceiptStatus.EXPIRED, None),
-        ("failed", "0", ReceiptStatus.FAILED, RejectionKind.UNDELIVERABLE),
-        ("failed", "3", ReceiptStatus.FAILED, RejectionKind.INVALID_NUMBER),
-        ("failed", "9", ReceiptStatus.FAILED, RejectionKind.BLOCKED),
-        ("rejected", "6", ReceiptStatus.FAILED, RejectionKind.TEXT_REFUSED),
-        ("rejected", "11", ReceiptStatus.FAILED, RejectionKind.UNSUPPORTED),
-        ("rejected", "777", ReceiptStatus.FAILED, RejectionKind.GATEWAY_ERROR),
-        ("unknown", "1", ReceiptStatus.UNKNOWN, None),
-        ("a new word", "0", ReceiptStatus.UNKNOWN, None),
-    ],
-)
-async def test_words_and_codes_of_receipts(
-    word: str, code: str, status: ReceiptStatus, kind: RejectionKind | None
-) -> None:
-    gateway, sender = VonageSmsGateway(ManualClock()), make()
-    said = await sender.parse_receipt(gateway.receipt(PROVIDER_ID, word, err_code=code))
-    assert isinstance(said, Receipts)
-    assert [(item.status, item.kind) for item in said.items] == [(status, kind)]
-
-
-async def test_receipts_that_are_not_believed() -> None:
-    gateway, sender = VonageSmsGateway(ManualClock()), make()
-    now = gateway.clock.time()
-    genuine = gateway.receipt(PROVIDER_ID)
-    fields = dict(parse_qsl(gateway.receipt(PROVIDER_ID, style="form").body.decode()))
-    hidden_name, code = f"api-key={fields.pop('api-key')}&err-code", fields.pop("err-code")
-    hiding = urlencode({**fields, hidden_name: code}).encode()
-    forged = {
-        "unsigned": gateway.receipt(PROVIDER_ID, secret=None),
-        "signed by another": gateway.receipt(PROVIDER_ID, secret="another-secret"),
-        "twenty minutes old": gateway.receipt(PROVIDER_ID, at=now - 1200),
-        "twenty minutes ahead": gateway.receipt(PROVIDER_ID, at=now + 1200),
-        "of another account": gateway.receipt(PROVIDER_ID, api_key="other123"),
-        "changed": ReceiptRequest(
-            method="POST", url=genuine.url, headers={}, body=genuine.body.replace(b"delivered", b"failed")
-        ),
-        "with fields hidden in a name": ReceiptRequest(method="POST", url=genuine.url, headers={}, body=hiding),
-        "with a second status": ReceiptRequest(
-            method="POST",
-            url=genuine.url,
-            headers={},
-            body=gateway.receipt(PROVIDER_ID, style="form").body + b"&status=failed",
-        ),
-        "only with the right token": gateway.receipt(PROVIDER_ID, secret=None, token=TOKEN),
-    }
-    for how, request in forged.items():
-        said = await make(receipt_token=Secret(TOKEN)).parse_receipt(request)
-        assert isinstance(said, ReceiptRefusal), how
-        assert isinstance(await sender.parse_receipt(request), ReceiptRefusal), how
-    assert isinstance(await sender.parse_receipt(genuine), Receipts)
-
-
-async def test_a_receipt_again_within_its_time_says_the_same_and_later_nothing() -> None:
-    clock = ManualClock()
-    gateway, sender = VonageSmsGateway(clock), make(clock=clock)
-    request = gateway.receipt(PROVIDER_ID)
-    first = await sender.parse_receipt(request)
-    clock.advance(899)
-    assert await sender.parse_receipt(request) == first
-    clock.advance(2)
-    assert isinstance(await sender.parse_receipt(request), ReceiptRefusal)
-
-
-async def test_without_a_proof_set_up_nothing_is_believed() -> None:
-    gateway, sender = VonageSmsGateway(ManualClock()), make(signature_secret=None)
-    said = await sender.parse_receipt(gateway.receipt(PROVIDER_ID, secret=None))
-    assert said == ReceiptRefusal(RefusalKind.UNSUPPORTED)
-
-
-async def test_a_message_from_a_phone_is_no_receipt_and_no_error() -> None:
-    gateway, sender = VonageSmsGateway(ManualClock()), make()
-    fields = {"msisdn": "33612345678", "to": "1", "messageId": PROVIDER_ID, "text": "STOP", "type": "text"}
-    fields |= {"timestamp": "1800000000"}
-    fields["sig"] = sig_of(fields, "sha256")
-    url = f"{PUBLIC_URL}/receipts/vonage?" + "&".join(f"{name}={value}" for name, value in fields.items())
-    assert await sender.parse_receipt(ReceiptRequest(method="GET", url=url, headers={}, body=b"")) == Receipts(())
-    assert gateway.requests == []
+async def test_health_asks_whether_key_and_secret_are_taken_and_sends_nothing() -> None:
+    async with stage() as (sender, gateway):
+        assert await sender.health() == Health(is_ready=True)
+        assert [(request.method, request.path) for request in gateway.requests] == [("GET", "/account/get-balance")]
+        gateway.misbehave(Fault.HTML_500)
+        assert await sender.health() == Health(is_ready=False, detail="status 500")
+        gateway.misbehave(Fault.REFUSE)
+        assert not (await sender.health()).is_ready
+    async with stage(api_secret=Secret("of another account")) as (sender, gateway):
+        assert await sender.health() == Health(is_ready=False, detail="status 401")
+    async with stage(api_secret=None) as (sender, gateway):
+        assert (await sender.health()).detail.startswith("not asked")
+        assert gateway.requests == []
 
 
 @pytest.mark.parametrize(

@@ -167,11 +167,18 @@ async def test_a_receiver_with_another_secret_refuses_us() -> None:
         (Reply(200, {"message_id": "+33612345678"}), Accepted()),
         (Reply(200, {"message_id": {"a": 1}}), Accepted()),
         (Reply(200, [1]), Accepted()),
+        (Reply(200, {"message_id": "17", "error": ""}), Accepted("17")),
+        (Reply(200, {"error": False}), Accepted()),
+        (Reply(200, {"error": {}}), Accepted()),
+        (Reply(400, {"error": ""}), Rejected(RejectionKind.GATEWAY_ERROR, "status 400")),
         (Reply(429), RetryLater(5.0, "status 429")),
         (Reply(429, b"", {"retry-after": "30"}), RetryLater(30.0, "status 429")),
         (Reply(503, b"", {"retry-after": "2"}), RetryLater(2.0, "status 503")),
         (Reply(503, b"", {"retry-after": "true"}), RetryLater(5.0, "status 503")),
         (Reply(503), Unknown("status 503")),
+        (Reply(503, {"error": "no_credit"}), Rejected(RejectionKind.NO_CREDIT, "code no_credit")),
+        (Reply(503, {"error": "out of cheese"}), Unknown("status 503")),
+        (Reply(303, b"", {"location": "/messages/17"}), Unknown("status 303")),
         (Reply(500), Unknown("status 500")),
         (Reply(502, b"<html>"), Unknown("status 502")),
         (Reply(504), Unknown("status 504")),
@@ -215,6 +222,14 @@ async def test_a_receiver_that_is_claimed_to_deduplicate_takes_a_message_once() 
         for _ in range(2):
             assert await scene.sender.send(message) == Accepted("local-1")
         assert len(scene.gateway.taken) == 1
+
+
+@pytest.mark.parametrize("body", [b"", {"message_id": "local-1"}, {"error": "duplicate"}])
+async def test_a_conflict_means_that_an_earlier_call_arrived(body: object) -> None:
+    taken = await sent(Reply(409, body))
+    assert isinstance(taken, Accepted)
+    assert await sent(Reply(409, body), deduplicates=False) == Unknown("status 409")
+    assert await sent(Reply(409, {"error": "blocked"})) == Rejected(RejectionKind.BLOCKED, "code blocked")
 
 
 @pytest.mark.parametrize(
