@@ -110,14 +110,20 @@ async def _newest(settings: Settings, otp_id: str | None, limit: int) -> Sequenc
 
 
 async def _tail(settings: Settings, otp_id: str | None, client_id: str | None, *, as_json: bool) -> None:
-    stop = asyncio.Event()
+    following = asyncio.create_task(_follow(settings, otp_id, client_id, as_json=as_json))
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        # At once, also while a server is waited for that says nothing.
+        asyncio.get_running_loop().add_signal_handler(number, following.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
+
+
+async def _follow(settings: Settings, otp_id: str | None, client_id: str | None, *, as_json: bool) -> None:
     async with _open_log(settings) as log:
         begun = await log.recent(limit=_PAGE if otp_id else 0, after=None, otp_id=otp_id, client_id=client_id)
         _show(begun.events, as_json=as_json)
         cursor, is_away = begun.cursor, False
-        while not stop.is_set() and not _is_reader_gone():
+        while not _is_reader_gone():
             try:
                 page = await log.recent(limit=_PAGE, after=cursor, otp_id=otp_id, client_id=client_id)
             except ApiError:
@@ -130,8 +136,7 @@ async def _tail(settings: Settings, otp_id: str | None, client_id: str | None, *
                 _show(page.events, as_json=as_json)
                 if len(page.events) == _PAGE:
                     continue
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _EVERY_S)
+            await asyncio.sleep(_EVERY_S)
 
 
 def _show(page: Sequence[Event], *, as_json: bool) -> None:

@@ -74,8 +74,24 @@ class EventLog(Protocol):
         ...
 
 
+class SentTo(NamedTuple):
+    """A message that went to a number, and whose it is."""
+
+    client_id: str
+    mode: str
+    message_id: str
+
+
 class NumberRecords(Protocol):
-    """What a store remembers about numbers."""
+    """What the history remembers about numbers."""
+
+    async def mark_forgotten(self, to_index: str, *, client_id: str | None, mode: str | None) -> list[SentTo]:
+        """Say that a number is forgotten, to whoever writes from now on; erase nothing yet.
+
+        Returns the messages to it of which the living store may still have a record. None means every client, and
+        both modes.
+        """
+        ...
 
     async def forget(self, to_index: str, *, client_id: str | None, mode: str | None) -> int:
         """Erase a number, by its blind index, from all that was sent to it; return from how many messages.

@@ -117,8 +117,10 @@ class KeyNews:
 
 
 async def _happened(event: asyncio.Event, *, within_s: float) -> bool:
+    # Not `wait_for`, which may swallow a cancellation that comes in the moment of the event.
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), within_s)
+        async with asyncio.timeout(within_s):
+            await event.wait()
     return event.is_set()
 
 

@@ -59,7 +59,7 @@ class PostgresMessageRecords:
         if message_id is not None:
             query = _queries.carried_message_by_id
             row = await self._database.one(query, sender=sender, message_id=message_id, from_at=since)
-        elif provider_id is not None:
+        elif provider_id is not None and "\x00" not in provider_id:
             query = _queries.carried_message_by_provider_id
             row = await self._database.one(query, sender=sender, provider_id=provider_id, from_at=since)
         else:

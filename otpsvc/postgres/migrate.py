@@ -25,8 +25,10 @@ from otpsvc.postgres.queries import sql_root
 
 ADVISORY_LOCK = 0x6F74_7073_7663  # "otpsvc"
 CONNECT_TIMEOUT_S = 10
+ANSWER_TIMEOUT_S = 60
 TURN_TIMEOUT_S = 120
 LOCK_TIMEOUT_S = 5
+MIGRATION_TIMEOUT_S = 86_400  # an index over years of history is built in hours
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _TRANSACTION_WORD = re.compile(r"(^|;)\s*(begin|commit|rollback|start\s+transaction)\s*;", re.IGNORECASE | re.MULTILINE)
@@ -62,6 +64,7 @@ async def migrate(database_url: str, *, directory: Path | None = None) -> list[s
         connection = await asyncpg.connect(
             database_url,
             timeout=CONNECT_TIMEOUT_S,
+            command_timeout=ANSWER_TIMEOUT_S,
             server_settings={"application_name": "otpsvc migrate"},
         )
     except START_FAILURES as error:
@@ -79,7 +82,7 @@ async def migrate(database_url: str, *, directory: Path | None = None) -> list[s
     except asyncpg.PostgresError as error:
         raise ConfigurationError(f"database.url: the server refuses: {error.args[0]}") from None
     finally:
-        await connection.close(timeout=CONNECT_TIMEOUT_S)
+        await _close(connection)
 
 
 async def pending(database: Database, *, directory: Path | None = None) -> list[str]:
@@ -113,10 +116,21 @@ def read_migrations(directory: Path | None = None) -> list[Migration]:
     return migrations
 
 
+async def _close(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    try:
+        await connection.close(timeout=CONNECT_TIMEOUT_S)
+    except START_FAILURES:
+        connection.terminate()
+
+
 async def _take_turn(connection: Connection) -> None:
+    # What a role is allowed for a query says nothing of how long an index takes.
+    await connection.execute("set statement_timeout = 0")
     await connection.execute(f"set lock_timeout = '{TURN_TIMEOUT_S}s'")
     try:
-        await connection.execute("select pg_advisory_lock($1)", ADVISORY_LOCK)
+        await connection.execute(
+            "select pg_advisory_lock($1)", ADVISORY_LOCK, timeout=TURN_TIMEOUT_S + ANSWER_TIMEOUT_S
+        )
     except asyncpg.LockNotAvailableError:
         raise ConfigurationError(
             f"another migration has been running for {TURN_TIMEOUT_S} s; try again later"
@@ -150,7 +164,7 @@ def _missing(files: list[Migration], applied: list[asyncpg.Record]) -> list[Migr
 async def _apply(connection: Connection, migration: Migration) -> None:
     try:
         async with connection.transaction():
-            await connection.execute(migration.sql)
+            await connection.execute(migration.sql, timeout=MIGRATION_TIMEOUT_S)
             await connection.execute(
                 "insert into schema_migrations (number, name, sha256) values ($1, $2, $3)",
                 migration.number,

@@ -7,10 +7,15 @@ sent afterwards is kept.
 """
 
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 
+from otpsvc.events.ports import SentTo
 from otpsvc.postgres import queries
 from otpsvc.postgres.history import stretches
 from otpsvc.postgres.pool import Database
+
+# Longer than the living store keeps the record of any message.
+LIVING_DAYS = timedelta(days=2)
 
 _queries = queries.load("numbers")
 
@@ -20,6 +25,18 @@ class PostgresNumberRecords:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def mark_forgotten(self, to_index: str, *, client_id: str | None, mode: str | None) -> list[SentTo]:
+        """Say that a number is forgotten, and return the messages to it that may still have a living record."""
+        await self._database.execute(_queries.record_forgotten, to_index=to_index, client_id=client_id, mode=mode)
+        rows = await self._database.many(
+            _queries.young_messages,
+            to_index=to_index,
+            client_id=client_id,
+            mode=mode,
+            from_at=datetime.now(UTC) - LIVING_DAYS,
+        )
+        return [SentTo(row["client_id"], row["mode"], row["message_id"]) for row in rows]
 
     async def forget(self, to_index: str, *, client_id: str | None, mode: str | None) -> int:
         """Erase a number, by its blind index; return from how many messages. Safe to repeat, as after a failure.

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from otpsvc.errors import ConfigurationError, problem
+from otpsvc.postgres import conditions
 from otpsvc.postgres.queries import Cardinality, Query
 
 FLOOR_MAJOR_VERSION = 15
@@ -164,34 +165,43 @@ def _arguments(cardinality: Cardinality, query: Query, parameters: dict[str, obj
 async def open_database(
     url: str, *, min_connections: int = 1, max_connections: int = 8, timeout_s: float = 5.0
 ) -> Database:
-    """Open the pool and check the server; raise ConfigurationError with one clear line."""
+    """Check the server and open the pool; raise ConfigurationError with one clear line."""
+    ours = _settings(timeout_s)
+    server_settings = {"application_name": "otpsvc", "timezone": "UTC", **ours}
     try:
+        first = await asyncpg.connect(
+            url, timeout=timeout_s, command_timeout=timeout_s, server_settings=server_settings
+        )
+        try:
+            refuse_old_server(first.get_server_version().major)
+            found = await conditions.settings_of(first, ours)
+        finally:
+            await first.close(timeout=CLOSE_TIMEOUT_S)
         pool = await asyncpg.create_pool(
             url,
             min_size=min_connections,
             max_size=max_connections,
             timeout=timeout_s,
             command_timeout=timeout_s,
-            server_settings={
-                "application_name": "otpsvc",
-                "timezone": "UTC",
-                "statement_timeout": str(int(timeout_s * 1000)),
-                # A plan made for any day would open and lock the tables of all days, at every run.
-                "plan_cache_mode": "force_custom_plan",
-            },
+            server_settings=server_settings | conditions.put_right(found),
         )
     except START_FAILURES as error:
         raise start_fault(error) from None
-    try:
-        async with pool.acquire(timeout=timeout_s) as connection:
-            refuse_old_server(connection.get_server_version().major)
-    except START_FAILURES as error:
-        pool.terminate()
-        raise start_fault(error) from None
-    except BaseException:
-        pool.terminate()
-        raise
+    conditions.tell(found, ours)
     return Database(pool, timeout_s=timeout_s)
+
+
+def _settings(timeout_s: float) -> dict[str, str]:
+    """Return what every connection has to bring, whatever the server's and the role's own settings are."""
+    return {
+        "statement_timeout": str(int(timeout_s * 1000)),
+        # A plan made for any day would open and lock the tables of all days, at every run.
+        "plan_cache_mode": "force_custom_plan",
+        # Who writes history has to see what was committed since it began: that a number was forgotten, for one.
+        "default_transaction_isolation": "read committed",
+        # With a statement that fails its values would go into the server's log.
+        "log_parameter_max_length_on_error": "0",
+    }
 
 
 def refuse_old_server(major: int) -> None:
@@ -211,6 +221,9 @@ def start_fault(error: Exception) -> ConfigurationError:
             reason = "the server has no connection left"
         case asyncpg.CannotConnectNowError():
             reason = "the server is starting up or shutting down; try again shortly"
+        case asyncpg.ProtocolViolationError():
+            settings = ", ".join(_settings(0))
+            reason = f"refused, as by a PgBouncer: it needs ignore_startup_parameters = {settings}"
         case TimeoutError():
             reason = "the server does not answer in time"
         case ConnectionRefusedError() | FileNotFoundError():

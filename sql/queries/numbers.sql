@@ -4,6 +4,11 @@
 insert into forgotten_numbers as n (to_index, client_id, mode) values ($1, coalesce($2, ''), coalesce($3, ''))
 on conflict (to_index, client_id, mode) do update set forgotten_at = greatest(n.forgotten_at, excluded.forgotten_at);
 
+-- name: young_messages many (to_index, client_id, mode, from_at)
+select client_id, mode, message_id from messages
+where to_index = $1 and created_at >= $4 and ($2::text is null or client_id = $2) and ($3::text is null or mode = $3)
+order by created_at, message_id;
+
 -- name: await_history_writers value ()
 select await_history_writers();
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from click.testing import CliRunner
 
@@ -188,6 +189,29 @@ def test_the_tail_follows_and_ends_when_told(database_url: str, tmp_path: Path, 
     found = [json.loads(line)["event_id"] for line in tail.lines(10)]
     assert sorted(found) == sorted(one.event_id for one in first + late)
     assert tail.end(number) == 0
+    assert tail.errors == ""
+
+
+def test_the_tail_ends_at_once_although_the_server_says_nothing(
+    database_url: str, tmp_path: Path, tails: list[Tail]
+) -> None:
+    """A lock holds its question up; that the question came to nothing would be complained of."""
+
+    async def end_it(tail: Tail) -> int:
+        server = await asyncpg.connect(database_url)
+        try:
+            async with server.transaction():
+                await server.execute("lock table events in access exclusive mode")
+                for _ in range(1000):
+                    if await server.fetchval("select exists (select from pg_locks where not granted)"):
+                        break
+                    await asyncio.sleep(0.01)
+                return await asyncio.to_thread(tail.end, signal.SIGINT)
+        finally:
+            await server.close()
+
+    tail = start(tails, database_url, tmp_path)
+    assert asyncio.run(end_it(tail)) == 0
     assert tail.errors == ""
 
 

@@ -174,13 +174,13 @@ async def test_an_otp_is_shown_to_its_owner_only(log: PostgresEventLog) -> None:
 
 
 async def test_a_query_opens_few_days(log: PostgresEventLog, database: Database, server: Any) -> None:
-    """With years of history, a look at one OTP locks the tables of some days, not of all."""
+    """With much history, a look at one OTP locks the tables of some days, not of all."""
     await server.execute(
-        "select ensure_history_day('events', current_date - n) from generate_series(0, 399) n",
+        "select ensure_history_day('events', current_date - n) from generate_series(0, 69) n",
     )
     async with server.transaction():
         await server.execute(
-            "lock table events_" + await server.fetchval("select to_char(current_date - 300, 'YYYYMMDD')")
+            "lock table events_" + await server.fetchval("select to_char(current_date - 50, 'YYYYMMDD')")
         )
         today = await server.fetchval("select (extract(epoch from now()) * 1000)::bigint")
         begun = sent(today)

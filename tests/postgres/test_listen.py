@@ -8,7 +8,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import asyncpg
 import pytest
@@ -229,6 +229,51 @@ async def test_a_server_that_says_nothing_holds_up_neither_the_start_nor_the_end
             accepted, _ = await asyncio.to_thread(server.accept)
         accepted.close()
         assert notes.told == []
+
+
+class Line:
+    """A connection that listens, and is lost when the test says so."""
+
+    def __init__(self) -> None:
+        self.lose: Callable[[], None] | None = None
+
+    def add_termination_listener(self, listener: Callable[[object], None]) -> None:
+        self.lose = lambda: listener(self)
+
+    async def add_listener(self, channel: str, listener: object) -> None:
+        pass
+
+    async def fetchval(self, *_: object) -> bool:
+        return True
+
+    async def close(self, **_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_the_end_comes_although_the_line_is_lost_in_the_same_moment(
+    monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """Within a few turns of the loop, one after the other: the end must not be taken for the loss, and forgotten."""
+    line, stop, notes = Line(), asyncio.Event(), Notes()
+
+    async def connect(*_: object, **__: object) -> Operator:
+        return cast("Operator", line)
+
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    news = asyncio.create_task(KeyNews("", notes).run(stop))
+    await notes.wait_for("all")
+    assert line.lose
+    stop.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    line.lose()
+    done, _ = await asyncio.wait({news}, timeout=2)
+    if not done:
+        # What is wrong here swallows one cancellation, not two.
+        news.cancel()
+        await asyncio.gather(news, return_exceptions=True)
+    assert done
 
 
 @pytest.mark.parametrize("url", ["postgresql://u:hush-hush@h:hush-hush/x", "postgresql://u:hush-hush@/x?host=/nowhere"])

@@ -11,8 +11,9 @@ import pytest
 from otpsvc.errors import ConfigurationError
 from otpsvc.postgres import migrate as migrate_module
 from otpsvc.postgres.migrate import ADVISORY_LOCK, migrate, pending, read_migrations
-from otpsvc.postgres.pool import open_database, refuse_old_server
+from otpsvc.postgres.pool import Connection, open_database, refuse_old_server
 from otpsvc.postgres.queries import sql_root
+from tests.clients.cable import Cable, address_over, server_socket
 
 
 @pytest.fixture
@@ -168,6 +169,39 @@ async def test_waiting_for_another_migration_ends(
     assert "another migration has been running" in await refused(empty_database_url, directory)
     await connection.close()
     assert await migrate(empty_database_url, directory=directory) == ["0001_one", "0002_two"]
+
+
+async def test_what_a_role_is_allowed_for_a_query_does_not_end_a_migration(
+    empty_database_url: str, directory: Path
+) -> None:
+    """Hosted servers come with such a bound; an index over a year of history takes longer."""
+    connection = await asyncpg.connect(empty_database_url)
+    await connection.execute("alter database not_migrated set statement_timeout = '50ms'")
+    await connection.close()
+    (directory / "0003_slow.sql").write_text("select pg_sleep(0.2);\n")
+    assert await migrate(empty_database_url, directory=directory) == ["0001_one", "0002_two", "0003_slow"]
+
+
+async def test_a_server_that_falls_silent_holds_no_migration_up(
+    empty_database_url: str, directory: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cable = Cable(server_socket(empty_database_url), tmp_path_factory.mktemp("c"))
+    await cable.plug_in()
+    take_turn = migrate_module._take_turn
+
+    async def silent(connection: Connection) -> None:
+        cable.hang()
+        await take_turn(connection)
+
+    monkeypatch.setattr(migrate_module, "_take_turn", silent)
+    monkeypatch.setattr(migrate_module, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(migrate_module, "CONNECT_TIMEOUT_S", 1)
+    try:
+        async with asyncio.timeout(20):
+            line = await refused(address_over(cable, empty_database_url), directory)
+    finally:
+        await cable.cut()
+    assert line == "database.url: the connection was lost (TimeoutError)"
 
 
 async def test_a_locked_table_ends_the_migration(

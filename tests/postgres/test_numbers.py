@@ -13,7 +13,7 @@ from otpsvc.postgres import queries
 from otpsvc.postgres.events import PostgresEventLog
 from otpsvc.postgres.message_rows import MessageRow, rows_of
 from otpsvc.postgres.numbers import PostgresNumberRecords
-from otpsvc.postgres.pool import Database
+from otpsvc.postgres.pool import Database, open_database
 from tests.events.samples import CLIENT, DAY_MS, NOON, OTHER_CLIENT, TEXT, TO, TO_INDEX, of_message, sent
 
 PERSONAL = ("to_sealed", "to_index", "to_masked", "text", "metadata")
@@ -182,7 +182,7 @@ async def test_who_forgets_again_and_again_leaves_one_row_for_each_kind_of_call(
         await numbers.forget(TO_INDEX, client_id=client_id, mode=mode)
     await server.execute("update forgotten_numbers set forgotten_at = now() - interval '1 day'")
     await asyncio.gather(*(numbers.forget(TO_INDEX, client_id=CLIENT, mode="live") for _ in range(50)))
-    for n in range(1000):
+    for n in range(40):
         client_id, mode = kinds[n % 4]
         await numbers.forget(TO_INDEX, client_id=client_id, mode=mode)
     rows = await server.fetch(
@@ -209,6 +209,54 @@ async def test_a_batch_looks_up_its_own_numbers_only(server: Any) -> None:
     plan = "\n".join(row[0] for row in await server.fetch(f"explain (costs off) {merging}", *columns))
     assert "Seq Scan on forgotten_numbers" not in plan
     assert "Index Cond: ((to_index = given.to_index) AND (client_id = ANY" in plan
+
+
+async def test_a_number_is_marked_as_forgotten_and_its_young_messages_named(
+    log: PostgresEventLog, numbers: PostgresNumberRecords, server: Any
+) -> None:
+    """Nothing is erased by it, so that who was broken off can ask again; and what comes later is written without."""
+    now = await now_ms(server)
+    mine, test, theirs = sent(now - 3 * 3_600_000), sent(now - 1, mode="test"), sent(now, client_id=OTHER_CLIENT)
+    others = [sent(now - 3 * DAY_MS), sent(now, to_index="another")]
+    await log.write([mine, test, theirs, *others])
+    for client_id, mode, found in (
+        (CLIENT, "live", [mine]),
+        (CLIENT, None, [mine, test]),
+        (None, None, [mine, test, theirs]),
+    ):
+        for _ in range(2):
+            marked = await numbers.mark_forgotten(TO_INDEX, client_id=client_id, mode=mode)
+            assert marked == [(one.client_id, one.mode, one.message_id) for one in found]
+    assert all([await is_known(server, one) for one in (mine, test, theirs, *others)])
+    late = sent(now - 5)
+    await log.write([late])
+    assert not await is_known(server, late)
+    assert await numbers.forget(TO_INDEX, client_id=None, mode=None) == 4
+
+
+async def test_who_began_to_write_before_a_number_was_forgotten_writes_without_it(
+    database_url: str, server: Any
+) -> None:
+    """Held up between its beginning and its number, and on a server that would show it the past to its end."""
+    name = database_url.rpartition("?")[0].rpartition("/")[2]
+    await server.execute(f"alter database {name} set default_transaction_isolation = 'repeatable read'")
+    database = await open_database(database_url, max_connections=4)
+    begun = sent()
+    try:
+        async with server.transaction():
+            await server.execute("select pg_advisory_xact_lock(hashtextextended('otpsvc.history_days', 0))")
+            log = PostgresEventLog(database, event_days=365, message_days=90)
+            writing = asyncio.create_task(log.write([begun]))
+            waiting = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+            for _ in range(1000):
+                if await server.fetchval(waiting):
+                    break
+                await asyncio.sleep(0.005)
+            assert await PostgresNumberRecords(database).forget(TO_INDEX, client_id=None, mode=None) == 0
+        assert await writing == 1
+        assert not await is_known(server, begun)
+    finally:
+        await database.close()
 
 
 async def test_an_outage(database: Database, numbers: PostgresNumberRecords) -> None:
