@@ -8,7 +8,7 @@ import asyncio
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks.phones_pool import CALLER, ONE_SIM, PER_STRETCH, STRETCHES, Pool, Row, open_pools, some_at_a_time
+from benchmarks.phones_pool import CALLER, ONE_SIM, PER_STRETCH, SLOTS, STRETCHES, Pool, Row, open_pools, some_at_a_time
 from benchmarks.stand import StandError
 from otpsvc.devices.model import Device, OfferStatus, PhoneReport, Sim
 from otpsvc.devices.operators import operator_word
@@ -93,7 +93,7 @@ async def _pulls(pool: Pool, size: int) -> Row:
     )
 
     async def pull(device: Device) -> None:
-        if len(await pool.offers.pull(device, limit=100) or ()) != size:
+        if len(await pool.offers.pull(device, limit=100, slots=SLOTS) or ()) != size:
             raise StandError("a pull did not bring what was offered: no result")
 
     return await pool.timed(f"pull of {size}", size + 4, [partial(pull, device) for device in devices])
@@ -104,7 +104,7 @@ async def _reports(pool: Pool) -> list[Row]:
     messages = await pool.messages(2 * _N_OFFERS)
     whose = {message: devices[place % len(devices)] for place, message in enumerate(messages)}
     await some_at_a_time([partial(pool.offer, message, pinned=device.id) for message, device in whose.items()])
-    await some_at_a_time([partial(pool.offers.pull, device, limit=100) for device in devices])
+    await some_at_a_time([partial(pool.offers.pull, device, limit=100, slots=SLOTS) for device in devices])
 
     async def report(message: str, status: OfferStatus, expected: str) -> None:
         told = await pool.offers.report(whose[message], PhoneReport(message_id=message, status=status))

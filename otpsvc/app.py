@@ -36,7 +36,7 @@ from otpsvc.http.v1.numbers import numbers_router
 from otpsvc.http.v1.otp import otp_router
 from otpsvc.messages.service import MessageService
 from otpsvc.messages.text import Texts
-from otpsvc.metrics import Metrics, Probes, Scrape, open_metrics
+from otpsvc.metrics import GateNumbers, Metrics, Probes, Scrape, open_metrics
 from otpsvc.otp.checks import GatewayChecks
 from otpsvc.otp.codes import PROFILES, CodeHasher
 from otpsvc.otp.erasure import NumberEraser
@@ -231,9 +231,12 @@ def create_app(
         waiting = [RedisMessageQueue(house.redis, partition).depth() for partition in house.keys.partitions]
         return dict(enumerate(await asyncio.gather(*waiting)))
 
-    async def gates() -> Mapping[str, tuple[int, int]]:
+    async def gates() -> Mapping[str, GateNumbers]:
         states = await outlets.gates.states()
-        return {name: (GATE_STATES.index(gate.state), gate.calls) for name, gate in states.items()}
+        return {
+            name: GateNumbers(GATE_STATES.index(gate.state), gate.calls, gate.is_demoted)
+            for name, gate in states.items()
+        }
 
     stores: dict[str, Probe] = {"redis": house.redis.ping, "postgresql": ping_database}
     phones = house.phones

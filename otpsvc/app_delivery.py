@@ -44,6 +44,7 @@ from otpsvc.worker import run_worker
 _log = logging.getLogger(__name__)
 
 _NO_BOUND = 1_000_000
+LEAST_DRAIN_S, _DRAIN_MARGIN_S = 10.0, 1.0
 
 GATE_STATES = ("closed", "half_open", "open")
 
@@ -103,7 +104,9 @@ async def open_outlets(
     index = RedisReceiptIndex(stores.redis, stores.keys)
     book = RedisReceiptBook(stores.redis, stores.keys, index, event_limit=settings.limits.event_limit)
     senders: dict[str, Sender[Any]] = {}
-    receipts = ReceiptService(book=book, past=stores.past, senders=senders, observer=stores.metrics)
+    limits: dict[str, SenderLimits] = {}
+    gates = RedisGates(stores.redis, stores.keys, limits, clock=stores.clock)
+    receipts = ReceiptService(book=book, past=stores.past, senders=senders, observer=stores.metrics, heard=gates.heard)
     pool = Pool(
         offers=stores.phones.offers,
         receipts=receipts.take,
@@ -127,8 +130,7 @@ async def open_outlets(
     tables = _tables(settings)
     tables |= {name: SenderTable(name, kind, {}) for name, kind in (mirrors or {}).items()}
     senders |= load_senders(tables, context)
-    limits = {name: _limits_of(senders[name], table.limits) for name, table in tables.items()}
-    gates = RedisGates(stores.redis, stores.keys, limits)
+    limits |= {name: _limits_of(senders[name], table.limits) for name, table in tables.items()}
     inbox = next((sender for sender in senders.values() if isinstance(sender, InboxSender)), None)
     copies = tuple(senders[name] for name in mirrors or {})
     mirrored = set(mirrors or {})
@@ -189,6 +191,8 @@ async def run_delivery(delivery: Delivery, settings: Settings, stop: asyncio.Eve
                 concurrency=settings.delivery.concurrency,
                 stop=stop,
                 clock=clock,
+                # Whoever is cut off in a call may have sent: the longest one that is allowed has time to end.
+                drain_s=max(LEAST_DRAIN_S, delivery.dispatcher.longest_call_s + _DRAIN_MARGIN_S),
             )
         )
         tasks.create_task(run_polling(outlets.book, outlets.receipts, outlets.senders, stop, clock))

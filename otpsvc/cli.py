@@ -43,13 +43,17 @@ def main() -> None:
 
 @click.group(context_settings=HELP_OPTIONS)
 @click.version_option(__version__, prog_name="otpsvc")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Phone verification that a team runs itself: send a code, verify a code.
 
     Start with `otpsvc dev`: it needs no Redis, no PostgreSQL and no settings. To run it for real: give the settings
     (docs/settings.md), then `otpsvc migrate`, `otpsvc client create`, `otpsvc key create`, `otpsvc serve`, and
     `otpsvc worker`, which delivers what `serve` accepts.
     """
+    # `dev` starts its stores in a user namespace where it has to, which a process with private memory may not.
+    if context.invoked_subcommand != "dev":
+        keep_memory_private()
 
 
 @cli.command()
@@ -95,7 +99,6 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    keep_memory_private()
     logs.configure(settings.log.level, settings.log.format)
     check_senders(settings, SystemClock())
     stop = asyncio.Event()
@@ -138,7 +141,6 @@ def worker(config: Path | None, roles: tuple[str, ...]) -> None:
 
 
 async def _work(settings: Settings, roles: tuple[str, ...]) -> None:
-    keep_memory_private()
     logs.configure(settings.log.level, settings.log.format)
     delivers = "delivery" in roles
     if delivers and not settings.routed_senders:

@@ -13,7 +13,7 @@ from typing import Any
 
 import rich_click as click
 
-from otpsvc.cli_run import HELP_OPTIONS, as_text, keep_memory_private, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, run
 from otpsvc.errors import ConfigurationError
 from otpsvc.handset.air import Air
 from otpsvc.handset.journal import FileJournal
@@ -180,7 +180,6 @@ def _live(life: Callable[[asyncio.Event], Awaitable[None]]) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await life(stop)
 
-    keep_memory_private()
     run(live())
 
 

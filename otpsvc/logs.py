@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
+from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
@@ -35,6 +36,7 @@ _LENGTHS = (1000, 250, 40)
 # What libraries and other handlers attach to a record beside what it says.
 _NOISE = ("asctime", "color_message", "message", "stack_info")
 _WORD = re.compile(r"[^\s\"'=]+")
+_WARNING = re.compile(r"([^\n]{1,1000}):(\d{1,9}): (\w{1,100}): ")
 
 _bound: ContextVar[Mapping[str, str]] = ContextVar("otpsvc_log_fields")
 _log = logging.getLogger(__name__)
@@ -122,6 +124,10 @@ def _message(_: WrappedLogger, __: str, event_dict: EventDict) -> EventDict:
     if record.name == "asyncio":
         # It goes on with what the callback was given and what its exception said.
         message = re.split(r"[\n<(]", message, maxsplit=1)[0].strip()
+    elif record.name == "py.warnings":
+        # It quotes what was found fault with, and the line of source that did it.
+        found = _WARNING.match(message)
+        message = f"{found[3]} at {PurePath(found[1]).name}:{found[2]}" if found else "a warning"
     return {**event_dict, "event": message}
 
 

@@ -62,6 +62,7 @@ class SharedNumbers:
         self._slots: dict[str, int] = {}
         self._end = _FIRST_ENTRY
         self._own: int | None = None
+        self._is_missed_told = False
         # systemd-tmpfiles leaves a directory alone while somebody holds a lock on it.
         self._guard = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -95,11 +96,20 @@ class SharedNumbers:
         return slot
 
     def totals(self) -> dict[str, float]:
-        """Give the sum of every key over all processes, ended ones too. Raises OSError."""
+        """Give the sum of every key over all processes, ended ones too. Raises OSError.
+
+        Where somebody has removed the directory, it gives what this process counted.
+        """
+        if not self._directory.is_dir():
+            return self._own_totals()
         for _ in range(_READS - 1):
             with contextlib.suppress(FileNotFoundError):  # somebody took it over meanwhile
-                return self._read()
-        return self._read()
+                ended = self._ended()
+                totals = self._read(ended)
+                # What was taken over in between is in neither, and a counter that goes back looks like a restart.
+                if self._ended() == ended:
+                    return totals
+        return self._read(self._ended())
 
     def close(self) -> None:
         """Leave; what was counted stays for the others. Counting afterwards is harmless and goes nowhere."""
@@ -132,13 +142,20 @@ class SharedNumbers:
         self._own = own
         return made
 
-    def _read(self) -> dict[str, float]:
-        # First what has ended: a file that is taken over later is then missing, and never counted twice.
-        ended = self._ended()
+    def _own_totals(self) -> dict[str, float]:
+        if not self._is_missed_told:
+            self._is_missed_told = True
+            _log.error("the directory of the numbers is gone: until a restart a scrape tells of the process alone")
+        totals: defaultdict[str, float] = defaultdict(float)
+        _add(totals, self._map[:])
+        return totals
+
+    def _read(self, ended: _Ended) -> dict[str, float]:
+        # What has ended was read first: a file that is taken over later is then missing, and never counted twice.
         totals = defaultdict(float, ended.totals)
         for path in self._files():
             if path.name not in ended.files:
-                _add(totals, path)
+                _add(totals, path.read_bytes())
         return totals
 
     def _take_over(self) -> None:
@@ -151,7 +168,7 @@ class SharedNumbers:
             totals = defaultdict(float, ended.totals)
             for path in left:
                 if path.name not in ended.files:
-                    _add(totals, path)
+                    _add(totals, path.read_bytes())
             self._write(_Ended([path.name for path in left], totals))
         for path in left:
             path.unlink(missing_ok=True)
@@ -220,8 +237,7 @@ def _has_owner(path: Path) -> bool:
     return False
 
 
-def _add(totals: dict[str, float], path: Path) -> None:
-    data = path.read_bytes()
+def _add(totals: dict[str, float], data: bytes) -> None:
     place = _FIRST_ENTRY
     while data.startswith(_MAGIC) and place + _ENTRY.size <= len(data):
         value, length = _ENTRY.unpack_from(data, place)

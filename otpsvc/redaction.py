@@ -24,9 +24,10 @@ _LARGE = 10**10
 
 # The last word of a name decides: `new_code`, `X-API-Key` and `phoneNumbers` are all telling, `code_length` is not.
 _TELLING = frozenset({
-    "apikey", "authorization", "body", "code", "content", "cookie", "guess", "key", "master", "metadata", "msisdn",
-    "number", "otp", "passwd", "password", "pepper", "phone", "pin", "recipient", "secret", "template", "text", "to",
-    "token",
+    "apikey", "authorization", "bearer", "body", "code", "content", "cookie", "credential", "guess", "jwt", "key",
+    "master", "message", "metadata", "msg", "msisdn", "number", "otp", "passcode", "passphrase", "passwd", "password",
+    "pepper", "phone", "pin", "pwd", "recipient", "secret", "session", "sig", "signature", "sms", "template", "text",
+    "to", "token",
 })  # fmt: skip
 _WORD_BREAK = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
 
@@ -41,11 +42,15 @@ _NAMED_TEXT = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _NAMED_WORD = re.compile(
-    r"((?:\b|_)(?:passw(?:or)?d|secret|token|api[_-]?key|cookie|authorization)s?[\"']?\s{0,4}[:=]\s{0,4})"
-    r"(?:(?:basic|bearer|digest)\s+)?[^\s\"',;]+",
+    r"((?:\b|_)(?:passw(?:or)?d|passphrase|passcode|pwd|secret|token|(?:api|access|private)[_-]?key|(?<=[?&])key|sig"
+    r"|signature|jwt|cookie|authorization)s?[\"']?\s{0,4}[:=]\s{0,4})(?:(?:basic|bearer|digest)\s+)?[^\s\"',;&]+",
     re.IGNORECASE,
 )
-_NAMED_DIGITS = re.compile(r"(\b(?:code|guess|pin)s?\b[^\d\n]{0,16})\d(?:[ -]?\d){3,}", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(\b(?:basic|bearer)\s{1,4})[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE)
+# The languages of our own texts, which put the code first.
+_CODE_WORD = r"(?:code|codice|guess|pin|\u043a\u043e\u0434)s?\b"
+_NAMED_DIGITS = re.compile(rf"(\b{_CODE_WORD}[^\d\n]{{0,16}})\d(?:[ -]?\d){{3,}}", re.IGNORECASE)
+_DIGITS_NAMED = re.compile(rf"(?<![\w.])\d(?:[ -]?\d){{3,9}}(?=[^\w\n][^\d\n]{{0,40}}\b{_CODE_WORD})", re.IGNORECASE)
 _GAP = r"(?:[\s().\-/\u00ad\u2010-\u2015\u2212\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]|%20|%2[dD]){0,3}"
 _NUMBER = re.compile(
     rf"(?:[+\uff0b]|%2[bB]|\\u002[bB]|&#43;){_GAP}\d(?:{_GAP}\d){{6,}}"
@@ -83,7 +88,9 @@ def scrubbed(text: str) -> str:
     text = _URL_USER.sub(rf"\1{REDACTED}@", text)
     text = _NAMED_TEXT.sub(rf"\1{REDACTED}", text)
     text = _NAMED_WORD.sub(rf"\1{REDACTED}", text)
+    text = _CREDENTIALS.sub(rf"\1{REDACTED}", text)
     text = _NAMED_DIGITS.sub(rf"\1{REDACTED}", text)
+    text = _DIGITS_NAMED.sub(REDACTED, text)
     return _NUMBER.sub(_masked, text)
 
 

@@ -70,9 +70,13 @@ def _said_in_words(host: str, port: int) -> Iterator[None]:
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
-    """Set `stop` on Ctrl-C, on a TERM, and when the process that started us is gone without a word."""
+    """Set `stop` on Ctrl-C, on a TERM, and when the terminal goes, unless we were told to outlive that (`nohup`)."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # Cut off in the middle, a sender's call would count as one that may have gone out.
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, stop.set)
 
 

@@ -54,7 +54,8 @@ ALLOWED: dict[str, AbstractSet[str]] = {
     "redaction": LEAVES,
     "logs": LEAVES | {"redaction"},
     "metrics_files": LEAVES,
-    "metrics": LEAVES | NOUNS | {"", "metrics_files"},
+    "metrics_table": LEAVES | NOUNS,
+    "metrics": LEAVES | {"", "metrics_files", "metrics_table"},
     "keyring_file": LEAVES | SETTINGS,
     "skeleton": LEAVES,
     "dev": LEAVES

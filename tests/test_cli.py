@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import rich_click as click
 from otpsvc.cli import cli, main
 from otpsvc.embedded import RunningStores
 from tests.conftest import run_sql
-from tests.programs import KEYRING, production
+from tests.programs import KEYRING, Program, production, wait_until
 
 Run = Callable[..., "Said"]
 
@@ -41,6 +42,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     for name in [name for name in os.environ if name.startswith("OTPSVC_") or name == "PORT"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "200")
+    # It would hold for this process and all that it starts later.
+    monkeypatch.setattr("otpsvc.cli.keep_memory_private", lambda: None)
 
     def call(*arguments: str, **variables: str) -> Said:
         with monkeypatch.context() as patch:
@@ -205,6 +208,23 @@ def test_what_does_not_exist_is_said_to_be_missing(run: Run, variables: dict[str
         assert "client_1" in run(*command, **variables).line or "key_id" in run(*command, **variables).line
     for name in ("", " ", "x" * 101, "a\nb", "\x1b[31m"):
         assert "name" in run("client", "create", name, **variables).line
+
+
+# -- what a crash may leave behind
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_no_command_dumps_core(variables: dict[str, str], tmp_path: Path) -> None:
+    """All but `dev` hold the masters, and some a number or a key."""
+    tail = Program("events", "tail", directory=tmp_path / "tail", variables=variables)
+    try:
+        limits = Path(f"/proc/{tail.process.pid}/limits")
+        wait_until(lambda: bool(re.search(r"Max core file size +0 +0 ", limits.read_text())), "the limit to be set")
+        tail.process.send_signal(signal.SIGABRT)
+        assert tail.wait() == -signal.SIGABRT
+    finally:
+        tail.kill()
+    assert [path.name for path in (tmp_path / "tail").iterdir() if path.name.startswith("core")] == []
 
 
 # -- what keeps a process from starting

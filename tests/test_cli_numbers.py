@@ -118,6 +118,32 @@ def test_a_number_is_forgotten_at_every_client_and_nothing_else(
     assert forget(NUMBER).status == 0
 
 
+def test_what_the_living_store_cannot_find_by_the_number_is_named_by_the_history(
+    forget: Forget, shops: tuple[Shop, Shop], variables: dict[str, str]
+) -> None:
+    """As an hour later, when no limit knows the messages any more, and their records are there yet."""
+
+    async def write_history() -> None:
+        async with open_house(load(None, variables)) as house:
+            await house.stream.prepare()
+            await house.history.write([entry.event for entry in await house.stream.read(limit=100, wait_s=0.01)])
+
+    def texts() -> list[str]:
+        with redis.Redis.from_url(variables["OTPSVC_REDIS_URL"]) as client:
+            kept = [client.hmget(name, "to", "text") for name in client.scan_iter("*:msg:*", count=1000)]
+        return sorted(to.decode()[-1:] for to, text in kept if to or text)
+
+    asyncio.run(write_history())
+    with redis.Redis.from_url(variables["OTPSVC_REDIS_URL"]) as client:
+        client.delete(*client.scan_iter("*:sends:*", count=1000))
+    assert texts() == ["7"] * 4 + ["8"] * 4
+    caller = shops[0].live
+    assert forget(NUMBER, "--client", caller.client_id, "--mode", "live").out == "erased: codes 1, messages 1\n"
+    assert texts() == ["7"] * 3 + ["8"] * 4
+    assert forget(NUMBER).out == "erased: codes 3, messages 3\n"
+    assert texts() == ["8"] * 4
+
+
 def test_one_client_and_mode(forget: Forget, shops: tuple[Shop, Shop], variables: dict[str, str]) -> None:
     caller = shops[1].live
     said = forget(NUMBER, "--client", caller.client_id, "--mode", "live")

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import parser
+from prometheus_client import generate_latest, parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from otpsvc import metrics
+from otpsvc import metrics_table as table
 from otpsvc.errors import CATALOGUE, problem
 from otpsvc.messages import dispatcher, walk
 from otpsvc.messages.model import UNKNOWN_OUTCOME
-from otpsvc.metrics import OTHER, TABLE, WORDS, Metrics, Probes, Scrape, open_metrics
+from otpsvc.metrics import GateNumbers, Metrics, Probes, Scrape, open_metrics
+from otpsvc.metrics_table import OTHER, TABLE, WORDS
 from otpsvc.otp import refusals
 
 PATIENCE_S = 60
-DOCUMENT = (Path(__file__).parent.parent / "docs/metrics.md").read_text("utf-8")
+ROOT = Path(__file__).parent.parent
+DOCUMENT = (ROOT / "docs/metrics.md").read_text("utf-8")
 
 
 @pytest.fixture
@@ -55,8 +58,8 @@ async def _devices() -> int:
     return 3
 
 
-async def _gates() -> dict[str, tuple[int, int]]:
-    return {"acme": (2, 3)}
+async def _gates() -> dict[str, GateNumbers]:
+    return {"acme": GateNumbers(2, 3, is_demoted=True), "other": GateNumbers(0, 0)}
 
 
 WELL = Probes(_queues, _events, _owed, {"redis": _nothing, "postgresql": _nothing}, _gates, _devices)
@@ -100,7 +103,7 @@ def test_the_document_has_every_word() -> None:
     outcomes = DOCUMENT.partition("**How a call ends.**")[2].partition("\n## ")[0]
     for (row, label), words in WORDS.items():
         named = set(re.findall(r"`([a-z_]+)`", written[row.name, label]))
-        if (row, label) == (metrics.CALLS, "outcome"):
+        if (row, label) == (table.CALLS, "outcome"):
             codes = {code.lower() for code in CATALOGUE}
             named = set(re.findall(r"`([a-z_]+)`", outcomes))
             assert named - words == set()
@@ -127,12 +130,22 @@ def test_every_label_of_a_counter_is_closed() -> None:
 
 
 def test_every_refusal_of_the_store_has_a_word() -> None:
-    assert refusals._CODES.keys() <= WORDS[metrics.CALLS, "outcome"]
+    assert refusals._CODES.keys() <= WORDS[table.CALLS, "outcome"]
+
+
+def test_every_reason_that_is_given_has_a_word() -> None:
+    """A reason that the table does not know would be counted as `other`, however loudly it calls."""
+    given = set()
+    for path in (ROOT / "otpsvc").rglob("*.py"):
+        given |= set(re.findall(r"problem\([^()]*\breason=\"(\w+)\"", path.read_text("utf-8")))
+        given |= set(re.findall(r"ended_as\(request, \"(\w+)\"\)", path.read_text("utf-8")))
+    assert given >= {"replayed", "empty", "encryption_busy", "keys_unreachable"}
+    assert given <= WORDS[table.CALLS, "outcome"]
 
 
 def test_every_end_of_a_message_has_a_word() -> None:
     reasons = {walk.NO_SENDER, walk.NO_TIME_LEFT, UNKNOWN_OUTCOME, walk.UNWANTED, dispatcher.UNREADABLE}
-    assert reasons <= WORDS[metrics.MESSAGES_ENDED, "reason"]
+    assert reasons <= WORDS[table.MESSAGES_ENDED, "reason"]
 
 
 # -- words
@@ -186,6 +199,10 @@ def test_probes_become_gauges(opened: Callable[[], Metrics]) -> None:
     assert value(reader, "otpsvc_events_oldest_seconds") == 2.25
     assert value(reader, "otpsvc_events_owed_max") == 9
     assert value(reader, 'otpsvc_store_up{store="redis"}') == 1
+    assert value(reader, 'otpsvc_sender_state{sender="acme"}') == 2
+    assert value(reader, 'otpsvc_sender_calls{sender="acme"}') == 3
+    assert value(reader, 'otpsvc_sender_demoted{sender="acme"}') == 1
+    assert value(reader, 'otpsvc_sender_demoted{sender="other"}') == 0
 
 
 def test_a_store_that_is_away_is_left_out(opened: Callable[[], Metrics], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +225,18 @@ def test_a_store_that_is_away_is_left_out(opened: Callable[[], Metrics], monkeyp
     assert "otpsvc_events_unwritten 4.0" in text
 
 
-async def test_scrapes_at_one_time_share_one_look(opened: Callable[[], Metrics]) -> None:
-    n_asked = 0
+async def test_scrapes_at_one_time_share_one_look(
+    opened: Callable[[], Metrics], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_asked = n_written = 0
+    write = generate_latest
+
+    def counted(found: Any) -> bytes:
+        nonlocal n_written
+        n_written += 1
+        return write(found)
+
+    monkeypatch.setattr(metrics, "generate_latest", counted)
     begun, gate = asyncio.Event(), asyncio.Event()
 
     async def counts() -> tuple[int, float]:
@@ -225,10 +252,10 @@ async def test_scrapes_at_one_time_share_one_look(opened: Callable[[], Metrics])
     waiting[0].cancel()
     gate.set()
     texts = await asyncio.gather(*waiting[1:])
-    assert n_asked == 1
+    assert (n_asked, n_written) == (1, 1)
     assert len(set(texts)) == 1
     await scrape("")
-    assert n_asked == 2
+    assert (n_asked, n_written) == (2, 2)
 
 
 @pytest.mark.parametrize(

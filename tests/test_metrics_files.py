@@ -17,6 +17,7 @@ import pytest
 from otpsvc import metrics_files
 from otpsvc.errors import ConfigurationError
 from otpsvc.metrics import Metrics, open_metrics
+from otpsvc.metrics_files import SharedNumbers
 
 PATIENCE_S = 60
 COUNTING = """
@@ -193,6 +194,40 @@ def test_sums_survive_takeovers_in_the_middle_of_reading(opened: Callable[[], Me
     assert seen == sorted(seen)
     assert seen[-1] <= 101
     assert value(opened(), SENDS) == 101
+
+
+def test_a_take_over_between_two_looks_hides_nothing(
+    opened: Callable[[], Metrics], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read what has ended, then the files: what ends in between would be in neither, and a counter would go back."""
+    reader, other = opened(), open_metrics(tmp_path, installation="otpsvc")
+    for one in (reader, other):
+        one.called("send", "accepted", 0.1)
+    read = SharedNumbers._files
+    n_reads = 0
+
+    def ends_first(numbers: SharedNumbers) -> list[Path]:
+        nonlocal n_reads
+        n_reads += 1
+        if n_reads == 1:
+            other.close()
+        return read(numbers)
+
+    monkeypatch.setattr(SharedNumbers, "_files", ends_first)
+    assert reader._numbers.totals()["otpsvc_calls_total\tsend\taccepted"] == 2
+
+
+def test_without_its_directory_a_process_tells_what_it_counted_itself(
+    opened: Callable[[], Metrics], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody tidied up the temporary files: a scrape that fails would take the queues and the stores with it."""
+    reader, other = opened(), opened()
+    for one in (reader, other, reader):
+        one.called("send", "accepted", 0.1)
+    shutil.rmtree(directory(tmp_path))
+    for _ in range(3):
+        assert value(reader, SENDS) == 2
+    assert caplog.text.count("is gone") == 1
 
 
 def test_another_installation_counts_for_itself(opened: Callable[[], Metrics], tmp_path: Path) -> None:

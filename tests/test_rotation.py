@@ -11,7 +11,7 @@ from otpsvc.clients.model import Mode, Principal
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.ids import parse_otp_id
 from otpsvc.messages.model import Content
-from otpsvc.otp.model import SendRequest, VerifiedOtp, VerifyRequest
+from otpsvc.otp.model import ResendRequest, SendRequest, VerifiedOtp, VerifyRequest
 from otpsvc.otp.policy import Policy
 from otpsvc.redis.messages import RedisMessageQueue
 from otpsvc.settings import load
@@ -92,6 +92,24 @@ async def test_api_keys_move_with_a_rotation_until_the_old_master_can_go(starts:
             await house.authenticator.authenticate(idle.text, client.id)
     async with starts.house(B, A, INDEX) as house:
         assert (await house.authenticator.authenticate(idle.text, client.id)).mode == "test"
+
+
+async def test_a_master_that_was_removed_too_early_costs_nothing_once_it_is_back(starts: Starts) -> None:
+    async with starts.house(A, INDEX) as house:
+        otp_id, code = await sent_code(house)
+    async with starts.house(B, INDEX) as house:
+        for call in (
+            house.otp.verify(CALLER, VerifyRequest(otp_id=otp_id, code=code)),
+            house.otp.resend(CALLER, ResendRequest(otp_id=otp_id)),
+            house.otp.get(CALLER, otp_id),
+            house.otp.cancel(CALLER, otp_id),
+        ):
+            with pytest.raises(ApiError, match="OTP_NOT_FOUND") as caught:
+                await call
+            assert caught.value.reason == "unknown_master"
+    async with starts.house(B, A, INDEX) as house:
+        assert (await house.otp.get(CALLER, otp_id)).attempts_remaining == 3
+        assert await verified(house, otp_id, code)
 
 
 async def test_the_index_master_must_stay(starts: Starts) -> None:

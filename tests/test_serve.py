@@ -5,6 +5,8 @@ import contextlib
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,6 +162,38 @@ def test_a_server_lets_the_request_under_way_end(variables: dict[str, str], laun
         answer = connection.recv(65_536)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert server.wait() == 0
+
+
+HUNG_UP = """
+import asyncio, os, signal, sys
+from otpsvc.serving import stop_on_signals
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))
+async def main():
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    os.kill(os.getpid(), signal.SIGHUP)
+    if sys.argv[1] == "SIG_IGN":
+        os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(stop.wait(), 60)
+    return signal.getsignal(signal.SIGHUP)
+print(asyncio.run(main()) is signal.SIG_IGN)
+"""
+
+
+@pytest.mark.parametrize(("disposition", "is_ignored"), [("SIG_DFL", False), ("SIG_IGN", True)])
+def test_a_terminal_that_goes_stops_in_good_order_unless_it_shall_not(disposition: str, *, is_ignored: bool) -> None:
+    command = [sys.executable, "-c", HUNG_UP, disposition]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (0, str(is_ignored)), ended.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a process can be closed to others of its user")
+def test_the_memory_of_a_process_is_its_own() -> None:
+    script = "from otpsvc.cli_run import keep_memory_private as keep; import ctypes, resource; keep();"
+    script += "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE))"
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert ended.stdout.strip() == "0 (0, 0)", ended.stderr
 
 
 def test_a_server_that_starts_takes_nothing_from_one_that_serves(

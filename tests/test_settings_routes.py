@@ -38,6 +38,8 @@ def test_a_whole_table(read: Read) -> None:
         max_senders = 3
         max_price = 0.12
         receipt_timeout_s = 40
+        on_full = "wait"
+        full_wait_s = 12.5
         "+39" = ["skebby", "vonage-eu"]
         "*" = [
             { sender = "phones", weight = 3, timeout_s = 5, receipt_timeout_s = 15.5 },
@@ -57,6 +59,8 @@ def test_a_whole_table(read: Read) -> None:
         max_senders=3,
         max_price=0.12,
         receipt_timeout_s=40,
+        on_full="wait",
+        full_wait_s=12.5,
     )
     assert [step.sender for step in settings.routes.table["", "sms"]["+39"].steps] == ["skebby", "vonage-eu"]
     assert settings.routes.table["", "sms"]["+39"].max_senders == 3
@@ -84,6 +88,8 @@ def test_what_bounds_a_sender_is_not_its_own_setting(read: Read) -> None:
         ('[routes.sms]\nmax_sender = 2\n"*" = ["a"]', "did you mean routes.sms.max_senders?"),
         ('[routes.sms]\nmax_senders = 0\n"*" = ["a"]', "routes.sms.max_senders must be a whole number from 1 to 10"),
         ('[routes.sms]\non_unknown = "go"\n"*" = ["a"]', "routes.sms.on_unknown must be one of next, stop"),
+        ('[routes.sms]\non_full = "drop"\n"*" = ["a"]', "routes.sms.on_full must be one of next, wait"),
+        ('[routes.sms]\nfull_wait_s = 0\n"*" = ["a"]', "routes.sms.full_wait_s must be a number from 1 to 600"),
         ('[routes.sms]\n"+0" = ["a"]', '"+0", which is no prefix'),
         ('[routes.sms]\n"*" = []', 'routes.sms."*" must be a list of senders that is not empty'),
         ('[routes.sms]\n"*" = "a"', 'routes.sms."*" must be a list of senders'),
@@ -96,6 +102,7 @@ def test_what_bounds_a_sender_is_not_its_own_setting(read: Read) -> None:
         ('[routes.sms]\n"*" = [{ sender = "a", price = -1 }]', "item 1: price must be a number from 0 on"),
         ('[routes.sms]\nmax_price = "1,5"\n"*" = ["a"]', "routes.sms.max_price must be a number from 0 on"),
         ('[routes.sms]\nreceipt_timeout_s = nan\n"*" = ["a"]', "receipt_timeout_s must be a number from 1 to 600"),
+        ("[senders.a]\nmissed_receipts = 101", "senders.a.missed_receipts must be a whole number from 0 to 100"),
         ("[senders.a]\nconcurrency = 0", "senders.a.concurrency must be a whole number from 1 to 1000"),
     ],
 )  # fmt: skip

@@ -117,15 +117,23 @@ class Authenticator:
         if not api_key or not client_id:
             raise problem("MISSING_AUTH_HEADERS")
         read = keys.read_key(api_key, self._keyring)
-        known = await self._find(read.public_id) if read else None
-        if known is None or not self._is_key_of(known, api_key):
+        if read is None:
             raise problem("INVALID_API_KEY")
-        if known.record.is_revoked or self._clock.time() >= known.expires_at:
-            raise problem("INVALID_API_KEY")
-        if known.record.client_id != client_id or not known.record.is_client_active:
+        known = await self._find(read.public_id)
+        if known is None:
+            raise problem("INVALID_API_KEY", reason="key_unknown")
+        if not self._is_key_of(known, api_key):
+            raise problem("INVALID_API_KEY", reason="key_wrong")
+        if known.record.is_revoked:
+            raise problem("INVALID_API_KEY", reason="key_revoked")
+        if self._clock.time() >= known.expires_at:
+            raise problem("INVALID_API_KEY", reason="key_expired")
+        if known.record.client_id != client_id:
             raise problem("INVALID_CLIENT_ID")
+        if not known.record.is_client_active:
+            raise problem("INVALID_CLIENT_ID", reason="client_suspended")
         if known.principal is None:
-            raise problem("INTERNAL_ERROR")
+            raise problem("INTERNAL_ERROR", reason="client_policy")
         if not self._is_unreachable:
             self._retagger.offer(known, api_key)
         return known.principal
@@ -188,7 +196,7 @@ class Authenticator:
             return answer.known
         # Asked of the cache again: there may have been news while this waited.
         if (kept := self._still_known(public_id)) is None:
-            raise problem("SERVICE_UNAVAILABLE")
+            raise problem("SERVICE_UNAVAILABLE", reason="keys_unreachable")
         return kept
 
     def _still_known(self, public_id: str) -> Known | None:
@@ -198,9 +206,10 @@ class Authenticator:
 
     def _refuse_unless_askable(self, now: float, *, has_room: bool) -> None:
         """Raise SERVICE_UNAVAILABLE where a key that only PostgreSQL can tell about may not cost a query now."""
-        if not has_room or (self._is_unreachable and now < self._next_probe_at):
+        is_away = self._is_unreachable and now < self._next_probe_at
+        if not has_room or is_away:
             self._on_lookup("refused")
-            raise problem("SERVICE_UNAVAILABLE")
+            raise problem("SERVICE_UNAVAILABLE", reason="keys_unreachable" if is_away else "keys_busy")
 
     async def _wait_a_moment(self, lookup: asyncio.Task[_Answer]) -> None:
         """Give a refresh the time that a PostgreSQL takes that is well; after that nobody waits for it any more."""
@@ -304,10 +313,9 @@ class Authenticator:
             return equal(known.digest, digest)
         master = self._keyring.by_slot(known.record.auth_key_id)
         if master is None:
-            _log.warning(
-                "API key %s was made under a master that is not in the keyring",
-                known.record.public_id,
-            )
+            if not known.is_lost_told:
+                known.is_lost_told = True
+                _log.warning("API key %s was made under a master that is not in the keyring", known.record.public_id)
             return False
         if not equal(keys.tag_of(api_key, master), known.record.tag):
             return False

@@ -19,7 +19,8 @@ class Known(msgspec.Struct):
     """A key that exists. `digest` is that of its text, once a request has shown it.
 
     `fresh_until` is on the monotonic clock, `expires_at` in seconds since 1970, infinity where it never expires.
-    `is_recalled`: the store said that this key or its client was changed after this was read.
+    `is_lost_told`: the log has it that the key's master is not in the keyring. `is_recalled`: the store said that this
+    key or its client was changed after this was read.
     """
 
     record: KeyRecord
@@ -28,6 +29,7 @@ class Known(msgspec.Struct):
     expires_at: float
     digest: bytes | None
     is_retag_tried: bool = False
+    is_lost_told: bool = False
     is_recalled: bool = False
 
 

@@ -37,6 +37,9 @@ NOTED_EVERY_S = 60.0
 MAX_KNOWN = 20_000
 MAX_DEAD = 10_000
 MAX_LOOKUPS = 256
+# As many phones as an installation has may come at once, when a service was just started.
+MAX_WAITING = 4096
+PLACE_WAIT_S = 2.0
 MAX_NOTES = 8
 
 _MAY_CALL = (DeviceStatus.PENDING, DeviceStatus.ACTIVE)
@@ -105,6 +108,8 @@ class DeviceAccess:
         self._known: dict[str, _Known] = {}
         self._dead: dict[bytes, float] = {}
         self._lookups: dict[str, asyncio.Task[_Answer]] = {}
+        self._places = asyncio.Semaphore(MAX_LOOKUPS)
+        self._n_waiting = 0
         self._slow: set[asyncio.Task[_Answer]] = set()
         self._notes: set[asyncio.Task[None]] = set()
         self._mover = Mover(records, keyring)
@@ -182,29 +187,55 @@ class DeviceAccess:
         digest = hashlib.blake2b(token.encode(), key=self._digest_key, digest_size=32).digest()
         if now < self._dead.get(digest, -math.inf):
             raise problem("DEVICE_UNAUTHORISED")
-        # The bound keeps a flood of tokens of which nothing is known from queueing before the refresh of others.
-        has_room = kept is not None or device_id in self._lookups or len(self._lookups) < MAX_LOOKUPS
-        if now < self._next_probe_at or not has_room:
-            if kept is None:
+        if kept is None:
+            answer = await self._answered_in_turn(device_id, token, digest)
+            if not answer.is_reached:
                 raise problem("SERVICE_UNAVAILABLE")
+        elif now < self._next_probe_at:
             return kept
-        answer = await self._answered(device_id, token, kept)
-        if not answer.is_reached:
-            if kept is None:
-                raise problem("SERVICE_UNAVAILABLE")
-            return kept
+        else:
+            answer = await self._answer_soon(self._lookup(device_id), kept)
+            if not answer.is_reached:
+                return kept
         if answer.record is None or not self._fits(answer.record, token):
             self._bury(digest)
             raise problem("DEVICE_UNAUTHORISED")
         return answer.record
 
-    async def _answered(self, device_id: str, token: str, kept: TokenRecord | None) -> _Answer:
-        """Look a device up, together with whoever does; with `kept` to fall back on nobody waits for long."""
+    async def _answered_in_turn(self, device_id: str, token: str, digest: bytes) -> _Answer:
+        """Look a device up of which nothing is known; raises ApiError SERVICE_UNAVAILABLE where no place was to be had.
+
+        The places keep a flood of such tokens from queueing before the refresh of others, which takes none.
+        """
+        if self._clock.monotonic() < self._next_probe_at:
+            return _Answer(is_reached=False, record=None)
+        if self._n_waiting >= MAX_WAITING:
+            raise problem("SERVICE_UNAVAILABLE", reason="lookups_busy")
+        self._n_waiting += 1
+        try:
+            async with asyncio.timeout(PLACE_WAIT_S):
+                await self._places.acquire()
+        except TimeoutError:
+            raise problem("SERVICE_UNAVAILABLE", reason="lookups_busy") from None
+        finally:
+            self._n_waiting -= 1
+        try:
+            if (now := self._clock.monotonic()) < self._next_probe_at:
+                return _Answer(is_reached=False, record=None)
+            if now < self._dead.get(digest, -math.inf):
+                return _Answer(is_reached=True, record=None)
+            return await self._answered(device_id, token)
+        finally:
+            self._places.release()
+
+    async def _answered(self, device_id: str, token: str) -> _Answer:
+        """Look a device up, together with whoever does."""
+        known = self._known.get(device_id)
+        if known is not None and self._fits(known.record, token) and self._clock.monotonic() < known.fresh_until:
+            # Another call of the same phone had its turn meanwhile.
+            return _Answer(is_reached=True, record=known.record)
         is_joined = device_id in self._lookups
-        lookup = self._lookup(device_id)
-        if kept is not None:
-            return await self._answer_soon(lookup, kept)
-        answer = await self._answer(lookup)
+        answer = await self._answer(self._lookup(device_id))
         if is_joined and answer.is_reached and (answer.record is None or not self._fits(answer.record, token)):
             # That question may have been asked before this token was made.
             answer = await self._answer(self._lookup(device_id))

@@ -91,6 +91,7 @@ class DeviceInbox:
         self._offers = offers
         self._pool = pool
         self._keyring = keyring
+        self._slots = tuple(master.slot for master in keyring.masters)
         self._failure_of = failure_of
         self._observer = observer
         self._threads = ThreadPoolExecutor(_ENCRYPTING_THREADS, thread_name_prefix="phone-encryption")
@@ -102,6 +103,8 @@ class DeviceInbox:
 
     async def pull(self, device: Device) -> list[PhoneMessage] | None:
         """Give a phone what it may send now, marked as pulled before the text is opened; None: it was retired.
+
+        What is sealed under a master that this process lacks is not marked: another process may have it.
 
         Raises ApiError SERVICE_UNAVAILABLE.
         """
@@ -116,7 +119,7 @@ class DeviceInbox:
             passphrase = found
         self._n_encrypting += bool(passphrase)
         try:
-            pulled = await self._offers.pull(device, limit=MOST_MESSAGES)
+            pulled = await self._offers.pull(device, limit=MOST_MESSAGES, slots=self._slots)
             if pulled is None:
                 return None
             messages = [message for one in pulled if (message := self._opened(device, one))]
@@ -186,7 +189,7 @@ class DeviceInbox:
             try:
                 to, text = _fields(self._keyring, device, pulled)
             except UnsealError as error:
-                # It comes again with the next pull, which a process with the right keyring may answer.
+                # Damaged, for whoever opens it: what is under a master that is not there was not even marked.
                 _log.error("message %s cannot be opened for a phone: %s", pulled.message_id, error)
                 return None
         return PhoneMessage(

@@ -1,6 +1,6 @@
 """What the devices need from the outside: their records (`postgres`), and everything that is decided now (`redis`)."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -224,9 +224,10 @@ class DeviceOffers(Protocol):
         """
         ...
 
-    async def pull(self, device: Device, *, limit: int) -> Sequence[Pulled] | None:
+    async def pull(self, device: Device, *, limit: int, slots: Collection[bytes]) -> Sequence[Pulled] | None:
         """Give the messages a phone may send, and those it pulled before and has said nothing of, all marked as pulled.
 
+        `slots` are those of the masters that the caller has: what it could not open stays as it is, for others.
         Never one whose code has ended, whose offer was withdrawn, or that another sender has been asked for. A message
         that was pulled and is not wanted any more comes back with `is_cancelling`. None: the device is retired.
         """

@@ -5,6 +5,7 @@ request, only for all that wait.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,11 +15,12 @@ from litestar import HttpMethod, Response, Router, route
 
 from otpsvc.errors import ApiError, problem
 from otpsvc.events.model import Backlog
+from otpsvc.faults import described
 from otpsvc.http.problems import JSON
 
 Probe = Callable[[], Awaitable[None]]
 
-BEHIND = "behind"
+BEHIND, REFUSING = "behind", "refusing"
 # Events are written within a second or two; after this long nobody writes them.
 MAX_EVENT_AGE_S = 60.0
 PROBE_TIMEOUT_S = 2.0
@@ -26,6 +28,10 @@ KEPT_FOR_S = 1.0
 
 # Load balancers probe with either; the server leaves the body of an answer to HEAD out.
 _METHODS = (HttpMethod.GET, HttpMethod.HEAD)
+# What the reason of a part's error says beyond that there was no answer.
+_STATES = {BEHIND: BEHIND, "store_refused": REFUSING}
+
+_log = logging.getLogger(__name__)
 
 
 def events_probe(
@@ -50,9 +56,10 @@ def health_router(
 ) -> Router:
     """Make the probes. Without a `needed` part nothing works (503); without a `helpful` one the service is degraded.
 
-    A part that raises ApiError, or says nothing for two seconds, is `unreachable`, or `behind` if that is the error's
-    reason. Requests at one time share one look at the parts; an answer 200 serves for a second (`now` gives seconds
-    that only grow), 503 for nobody who comes later, so that a return is seen at once.
+    A part that raises, or says nothing for two seconds, is `unreachable`; `behind` if that is the error's reason, and
+    `refusing` if it is a store that answers and takes nothing. Requests at one time share one look at the parts; an
+    answer 200 serves for a second (`now` gives seconds that only grow), 503 for nobody who comes later, so that a
+    return is seen at once.
     """
     look = _SharedLook(needed, helpful, now)
 
@@ -96,7 +103,7 @@ class _SharedLook:
 
     async def _look(self) -> _Found:
         # Together, because each of them may take its whole time-out.
-        states = await asyncio.gather(*(_state(probe) for probe in self._probes.values()))
+        states = await asyncio.gather(*(_state(name, probe) for name, probe in self._probes.items()))
         parts = dict(zip(self._probes, states, strict=True))
         missing = {name for name, state in parts.items() if state != "ok"}
         found = _Found(parts, is_ready=not missing & self._needed, is_whole=not missing)
@@ -105,14 +112,17 @@ class _SharedLook:
         return found
 
 
-async def _state(probe: Probe) -> str:
+async def _state(name: str, probe: Probe) -> str:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             await probe()
     except TimeoutError:
         return "unreachable"
     except ApiError as error:
-        return BEHIND if error.reason == BEHIND else "unreachable"
+        return _STATES.get(error.reason or "", "unreachable")
+    except Exception as error:  # noqa: BLE001 - a right that was taken away, a table that is gone: it cannot be used
+        _log.warning("%s cannot be asked: %s", name, described(error))
+        return "unreachable"
     return "ok"
 
 

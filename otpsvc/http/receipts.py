@@ -33,6 +33,9 @@ _REFUSALS = {
 
 _log = logging.getLogger(__name__)
 
+# The event loop itself holds tasks by a thread only.
+_abandoned: set[asyncio.Task[Receipts | ReceiptRefusal]] = set()
+
 Take = Callable[[str, Sequence[Receipt]], Awaitable[None]]
 
 
@@ -96,15 +99,30 @@ def _received(request: Request[Any, Any, Any], body: bytes, public_url: str | No
 
 async def _parsed(name: str, sender: ReceiptParser, received: ReceiptRequest) -> Receipts | ReceiptRefusal:
     """Let the sender read, whatever it does meanwhile: it may be a stranger's code over a stranger's bytes."""
+    # A task of its own: a stranger's code may swallow its cancellation, or raise one that is not ours.
+    task = asyncio.create_task(_read(name, sender, received))
     try:
-        async with asyncio.timeout(PARSE_TIMEOUT_S):
-            read: object = await sender.parse_receipt(received)
+        await asyncio.wait({task}, timeout=PARSE_TIMEOUT_S)
+    finally:
+        if not task.done():
+            _abandoned.add(task)
+            task.add_done_callback(_forget)
+            task.cancel()
+    if not task.done() or task.cancelled():
+        _log.error("sender %s did not read a receipt within %g s", name, PARSE_TIMEOUT_S)
+        return ReceiptRefusal(RefusalKind.MALFORMED)
+    return task.result()
+
+
+async def _read(name: str, sender: ReceiptParser, received: ReceiptRequest) -> Receipts | ReceiptRefusal:
+    try:
+        read: object = await sender.parse_receipt(received)
         if isinstance(read, Receipts):
             # Structs do not check their fields by themselves.
             read = msgspec.convert(msgspec.to_builtins(read), Receipts)
     except ApiError:
         raise
-    except Exception as error:  # noqa: BLE001 - a fault of a sender is no reason for a 500 to a gateway
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a fault of a sender is no reason for a 500 to a gateway
         _log.error("sender %s failed to read a receipt: %s", name, described(error))
         return ReceiptRefusal(RefusalKind.MALFORMED)
     if isinstance(read, ReceiptRefusal) and read.kind in _REFUSALS:
@@ -112,3 +130,10 @@ async def _parsed(name: str, sender: ReceiptParser, received: ReceiptRequest) ->
     if isinstance(read, Receipts) and len(read.items) <= MAX_RECEIPTS:
         return read
     return ReceiptRefusal(RefusalKind.MALFORMED)
+
+
+def _forget(task: asyncio.Task[Receipts | ReceiptRefusal]) -> None:
+    _abandoned.discard(task)
+    if not task.cancelled():
+        # Nobody waits for it any more, and then its fault is nobody's.
+        task.exception()

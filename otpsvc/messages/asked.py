@@ -76,6 +76,10 @@ class Asked:
         """Say whether anybody could be asked after the one that is asked now, or was last."""
         return any(self._may_ask(step) and self.fits(step) for step in self._way.steps)
 
+    def has_other(self, step: Step) -> bool:
+        """Say whether anybody could be asked instead of the one of `step`."""
+        return any(self._may_ask(other) and self.fits(other) for other in self._way.steps if other is not step)
+
     def fits(self, step: Step) -> bool:
         """Say whether the text is short enough for a sender."""
         longest = step.sender.capabilities.longest_text

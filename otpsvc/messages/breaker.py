@@ -1,4 +1,4 @@
-"""What an outcome says about a gateway, and the share of one worker that a slow gateway may take.
+"""What an outcome says about a gateway, the share of one worker that a slow gateway may take, and who waits how long.
 
 The state itself is behind `SenderGates`, one for all workers. Nothing in here counts failures.
 """
@@ -6,6 +6,7 @@ The state itself is behind `SenderGates`, one for all workers. Nothing in here c
 from collections.abc import Collection
 
 from otpsvc.clock import Clock, SystemClock
+from otpsvc.messages.policy import best_pace_s
 from otpsvc.messages.ports import Admission, SenderGates, Verdict
 from otpsvc.senders.contract import Accepted, Outcome, Rejected, RejectionKind, RetryLater, Unknown
 
@@ -19,6 +20,7 @@ _FAULTS = frozenset(
 )
 _SHORTEST_HOLD_S = 1.0  # a shorter pause is that message's own
 _CROWD_S = 0.5
+_LONGEST_TURN_S = 60.0
 
 
 def verdict_of(outcome: Outcome, *, is_pool: bool = False) -> tuple[Verdict, float]:
@@ -49,6 +51,29 @@ def fair_share(slots: int, n_senders: int) -> int:
     return max(1, slots // 2) if n_senders > 1 else slots
 
 
+class Turns:
+    """Spreads those who wait over time, one after the other for each sender.
+
+    Without that they would all come at the same moment, one of them be let in, and the place that becomes free a little
+    later be nobody's. Where more wait than fit into a minute, the minute begins again.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last: dict[str, float] = {}
+
+    def next(self, sender: str, after_s: float, apart_s: float) -> float:
+        """Return in how many seconds the next one should ask again, not before `after_s`."""
+        now = self._clock.monotonic()
+        turn = first = now + after_s
+        if sender in self._last:
+            turn = max(first, self._last[sender] + apart_s)
+        if turn > first + _LONGEST_TURN_S:
+            turn = first
+        self._last[sender] = turn
+        return turn - now
+
+
 class LocalGates:
     """Gates that also keep the calls of one sender in this process to `most`, so that others have room when it hangs.
 
@@ -67,7 +92,7 @@ class LocalGates:
         self._clock = clock or SystemClock()
         self._under_way: dict[str, dict[str, float]] = {}
 
-    async def admit(self, sender: str, permit: str, *, lapses_in_s: float) -> Admission:
+    async def admit(self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False) -> Admission:
         """Ask here first, then inside. Raises ApiError SERVICE_UNAVAILABLE."""
         now = self._clock.monotonic()
         calls = {one: lapses_at for one, lapses_at in self._under_way.get(sender, {}).items() if lapses_at > now}
@@ -77,7 +102,7 @@ class LocalGates:
         calls[permit] = now + lapses_in_s
         is_admitted = False
         try:
-            admission = await self._inner.admit(sender, permit, lapses_in_s=lapses_in_s)
+            admission = await self._inner.admit(sender, permit, lapses_in_s=lapses_in_s, has_others=has_others)
             is_admitted = not admission.held
         finally:
             if not is_admitted:
@@ -88,6 +113,14 @@ class LocalGates:
         """Give the permit back here and inside."""
         self._forget(sender, permit)
         await self._inner.report(sender, permit, verdict, hold_s=hold_s)
+
+    async def missed(self, sender: str, number: str) -> None:
+        """Tell it inside."""
+        await self._inner.missed(sender, number)
+
+    def apart_s(self, sender: str) -> float:
+        """Return what this process could take, or what all could, whichever is less often."""
+        return max(best_pace_s(self._most), self._inner.apart_s(sender))
 
     def _forget(self, sender: str, permit: str) -> None:
         self._under_way.get(sender, {}).pop(permit, None)

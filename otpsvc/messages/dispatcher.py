@@ -18,13 +18,16 @@ import msgspec
 from otpsvc.clock import Clock
 from otpsvc.crypto import Keyring, UnknownMasterError, UnsealError
 from otpsvc.errors import ConfigurationError
+from otpsvc.messages.breaker import Turns
 from otpsvc.messages.handover import Handover
 from otpsvc.messages.lease import Ended, Kept, Lease, Sent, TakeReceipts, Verdict
 from otpsvc.messages.model import ClaimedMessage, Content, MessageStatus
+from otpsvc.messages.permits import Permits
 from otpsvc.messages.ports import HandoverObserver, MessageQueue, ReceiptBook, SenderGates
 from otpsvc.messages.router import Router
 from otpsvc.messages.telling import outbound
-from otpsvc.messages.walk import MIN_LIFE_S, Walk
+from otpsvc.messages.waits import MIN_LIFE_S
+from otpsvc.messages.walk import Walk
 from otpsvc.senders.contract import Sender
 
 _LEASE_MARGIN_S = 2.0
@@ -51,10 +54,10 @@ class Dispatcher:
     """Delivers messages through the senders that `router` chooses; `senders` are all there are, by name.
 
     `step_timeout_s` bounds one sender's call where its route says nothing else, `lease_s` is what messages are claimed
-    for. `gates` say when a sender may be called, `book` notes whose receipts are to come, and `take_receipts` is given
-    those that came too early. `mirrors` get a copy of what was accepted, and what they make of it is ignored; only
-    dev-only senders may be mirrors. `observer` is told of every call and every end. Raises ConfigurationError if the
-    longest call could outlive a lease.
+    for; `longest_call_s` is what any one call may take. `gates` say when a sender may be called, `book` notes whose
+    receipts are to come, and `take_receipts` is given those that came too early. `mirrors` get a copy of what was
+    accepted, and what they make of it is ignored; only dev-only senders may be mirrors. `observer` is told of every
+    call and every end. Raises ConfigurationError if the longest call could outlive a lease.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Dispatcher:
             if not mirror.is_dev_only:
                 raise ConfigurationError(f"sender {mirror.name!r} cannot mirror messages: it is not dev-only")
         self.lease_s = lease_s
+        self.longest_call_s = router.longest_timeout_s(step_timeout_s)
         self._keyring = keyring
         self._router = router
         self._senders = senders
@@ -88,6 +92,7 @@ class Dispatcher:
         self._step_timeout_s = step_timeout_s
         self._observer = observer
         self._handover = Handover()
+        self._turns = Turns(clock)
 
     async def deliver(self, claimed: ClaimedMessage, *, queue: MessageQueue, lease_ends_at: float) -> None:
         """Bring one claimed message to an end, or to its next due time, and record it in `queue`.
@@ -110,14 +115,21 @@ class Dispatcher:
             return
         walk = self._walk(lease, content)
         try:
-            verdict = await walk.run()
+            verdict = await self._run(walk, lease)
+            await self._record(lease, verdict)
+        except asyncio.CancelledError:
+            await walk.permits.leave()
+            raise
+        await walk.permits.give_back()
+        if isinstance(verdict, Sent):
+            await self._mirror(lease, content)
+
+    async def _run(self, walk: Walk, lease: Lease) -> Verdict:
+        try:
+            return await walk.run()
         except asyncio.CancelledError:
             await lease.leave(walk.verdict or lease.later(0.0, WORKER_STOPPING))
             raise
-        await self._record(lease, verdict)
-        await walk.report()
-        if isinstance(verdict, Sent):
-            await self._mirror(lease, content)
 
     async def _record(self, lease: Lease, verdict: Verdict) -> None:
         if isinstance(verdict, Ended) and verdict.status is MessageStatus.FAILED:
@@ -145,13 +157,15 @@ class Dispatcher:
             return UnsealError("sealed text is not a message")
 
     def _walk(self, lease: Lease, content: Content) -> Walk:
+        # A number counts once in a row of missing receipts; kept in the store for an hour at most, as its limits are.
+        number = self._keyring.index("missed", content.to).hex()[:8]
         return Walk(
             lease,
             content,
             self._router.steps(lease.claimed, content, self._clock.time()),
             senders=self._senders,
             handover=self._handover,
-            gates=self._gates,
+            permits=Permits(self._gates, self._turns, lease, number),
             clock=self._clock,
             step_timeout_s=self._step_timeout_s,
             observer=self._observer,

@@ -1,14 +1,15 @@
 """One call of one sender, made safe: whatever a sender does, exactly one answer comes back in bounded time.
 
-A sender is somebody else's code. It may raise, hang, ignore its cancellation, or answer nonsense: each of these is
-Unknown, because the request may have left. Its words are never logged before `scrubbed` has looked at them.
+A sender is somebody else's code. It may raise, hang, ignore its cancellation, end the process, or answer nonsense: each
+of these is Unknown, because the request may have left. Its words are never logged before `scrubbed` has looked at them.
 """
 
 import asyncio
 import logging
 import math
 import re
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from otpsvc.faults import described, hidden
 from otpsvc.senders.contract import (
@@ -30,6 +31,7 @@ _MAX_PROVIDER_ID_LENGTH = 255
 _TELLING_DIGITS = 7  # the end of a number that still points to a person
 
 _log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
 
 
 class Handover:
@@ -55,7 +57,7 @@ class Handover:
 
     async def cancel(self, sender: Sender[Any], message: SentMessage, timeout_s: float) -> bool:
         """Ask a sender to take a message back; True only if it has said in time that it will not go out."""
-        task = asyncio.create_task(sender.cancel(message))
+        task = asyncio.create_task(_kept_in(lambda: sender.cancel(message)))
         if not await self._is_done(task, timeout_s) or task.cancelled():
             return False
         if (error := task.exception()) is not None:
@@ -86,7 +88,15 @@ class Handover:
 
 async def _send(sender: Sender[Any], message: OutboundMessage) -> Outcome:
     hidden.set((message.text, *_telling(message)))
-    return await sender.send(message)
+    return await _kept_in(lambda: sender.send(message))
+
+
+async def _kept_in(call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """Let a sender end its call only: a library that ends the process would take every worker with it, one by one."""
+    try:
+        return await call()
+    except SystemExit:
+        raise RuntimeError("a sender must not end the process") from None
 
 
 def _checked(answer: object, message: OutboundMessage) -> Outcome:

@@ -111,6 +111,10 @@ class Lease:
         """Give it back for later, with what is known of it now."""
         return Postponed(due_in_s, reason, self.begun_by)
 
+    def pause_s(self, first_s: float, longest_s: float) -> float:
+        """Return a pause that grows with each lease of the message."""
+        return min(first_s * 2.0 ** min(self.claimed.tries, 10), longest_s)
+
     async def begin(self, sender: str, *, overtaken: str = "", may_duplicate: bool = False) -> bool:
         """Ask for leave to call `sender`; False if the message is not ours or not wanted any more. Raises ApiError.
 

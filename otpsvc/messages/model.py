@@ -42,7 +42,8 @@ class Tried(msgspec.Struct, frozen=True):
     """One step of a message's way that is over: whom it was meant for, and the one word for how it ended.
 
     A RejectionKind's value: refused for good, this sender is not asked again. `retry_later`, `held_open`, `held_rate`,
-    `held_crowd`: not sent, may be asked again. `silent`: it may have the message and has not said so in time.
+    `held_crowd`, `held_demoted`: not sent, may be asked again. `silent`: it may have the message and has not said so in
+    time.
     """
 
     sender: str

@@ -9,6 +9,8 @@ import msgspec
 from msgspec import Meta
 
 OnUnknown = Literal["next", "stop"]
+OnFull = Literal["next", "wait"]
+_QUICK_CALL_S, _LEAST_PACE_S = 0.1, 0.002
 TimeOfDay = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z", description="a time of day: 07:30")]
 
 
@@ -17,12 +19,23 @@ class SenderLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     `rate_per_s` is how many calls may begin per second, None for no bound; `concurrency` how many may be under way.
     After `breaker_failures` failures in a row nobody calls it for `breaker_pause_s`, then one call tries.
+
+    After `missed_receipts` numbers in a row from which no receipt came in time, over at least `missed_for_s`, others of
+    a route are called before it, but for one message each `demoted_probe_s`; 0 demotes nobody.
     """
 
     rate_per_s: Annotated[float, Meta(ge=0.01, le=10_000)] | None = None
     concurrency: Annotated[int, Meta(ge=1, le=1000)] = 16
     breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
     breaker_pause_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    missed_receipts: Annotated[int, Meta(ge=0, le=100)] = 10
+    missed_for_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    demoted_probe_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+
+
+def best_pace_s(concurrency: int, rate_per_s: float | None = None) -> float:
+    """Return how far apart calls within these bounds can begin at best, for a gateway that answers quickly."""
+    return max(_LEAST_PACE_S, _QUICK_CALL_S / concurrency, 1 / rate_per_s if rate_per_s else 0.0)
 
 
 class QuietHours(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,13 +66,16 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """The senders for one stretch of numbers, in the order of trying, and the rules of going on to the next.
 
     `on_unknown`: whether the next sender may carry a message that an earlier one may have; only after the receipt of
-    that one has been waited for. `receipt_timeout_s` is that wait where the step says none. `max_senders` bounds how
-    many senders may come to have one message. A step whose price for the whole message is above `max_price` is left
-    out; so is one with no price while there is a cap.
+    that one has been waited for. `receipt_timeout_s` is that wait where the step says none. `on_full`: whether a
+    message that finds a sender at its bound goes to the next at once, or waits for it until it is `full_wait_s` old.
+    `max_senders` bounds how many senders may come to have one message. A step whose price for the whole message is
+    above `max_price` is left out; so is one with no price while there is a cap.
     """
 
     steps: tuple[RouteStep, ...]
     on_unknown: OnUnknown = "next"
+    on_full: OnFull = "next"
+    full_wait_s: Annotated[float, Meta(ge=1, le=600)] = 30.0
     max_senders: Annotated[int, Meta(ge=1, le=10)] = 2
     max_price: Annotated[float, Meta(ge=0)] | None = None
     receipt_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 20.0

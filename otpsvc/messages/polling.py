@@ -6,6 +6,7 @@ every receipt. Nothing in here knows what a receipt changes.
 
 import asyncio
 import logging
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -101,7 +102,9 @@ class _Poller:
 
     async def _ask(self, due: Sequence[SentMessage]) -> list[Receipt]:
         """Return what the gateway says about these and no others; raises what the sender raises."""
-        task = asyncio.create_task(_poll(self._sender, due))
+        # Those of one poll come up together again. In any fixed order a gateway that is slow, or that has no answer
+        # about one of them, would keep the rest from ever being asked about.
+        task = asyncio.create_task(_poll(self._sender, random.sample(due, len(due))))
         try:
             await asyncio.wait({task}, timeout=POLL_TIMEOUT_S)
         finally:
@@ -126,7 +129,11 @@ class _Poller:
 
 
 async def _poll(sender: Sender[Any], due: Sequence[SentMessage]) -> Sequence[Receipt]:
-    return await sender.poll(due)
+    try:
+        return await sender.poll(due)
+    except SystemExit:
+        # The event loop would end the process with it.
+        raise RuntimeError("the sender asked to exit") from None
 
 
 def _pause_s(every_s: float) -> float:

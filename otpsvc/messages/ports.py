@@ -148,19 +148,23 @@ class PastMessages(Protocol):
 
 
 class Admission(NamedTuple):
-    """Whether a sender may be called now. `held` is empty if so, else `open`, `rate` or `crowd`, then for `after_s`."""
+    """Whether a sender may be called now. `held` is empty if so, else `open`, `rate` or `crowd`, then for `after_s`.
+
+    `demoted` says only that others should go first.
+    """
 
     held: str = ""
     after_s: float = 0.0
 
 
 class SenderGates(Protocol):
-    """Breaker, rate and concurrency of each sender, one state for all workers."""
+    """Breaker, rate and concurrency of each sender, and whether its receipts come: one state for all workers."""
 
-    async def admit(self, sender: str, permit: str, *, lapses_in_s: float) -> Admission:
+    async def admit(self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False) -> Admission:
         """Ask to call `sender` once. The permit counts as under way until it is reported or has lapsed.
 
-        Raises ApiError SERVICE_UNAVAILABLE.
+        With `has_others` another sender could carry the message, so that one whose receipts do not come is held as
+        `demoted`, but for a try now and then. Raises ApiError SERVICE_UNAVAILABLE.
         """
         ...
 
@@ -169,6 +173,17 @@ class SenderGates(Protocol):
 
         `hold_s`: the gateway asked to be left alone so long. `permit` may be empty for a fault that is no call's.
         """
+        ...
+
+    async def missed(self, sender: str, number: str) -> None:
+        """Take note that no receipt of a message came in time; never raises.
+
+        `number` is a sign of eight letters, the same for the same number: in a row each counts once.
+        """
+        ...
+
+    def apart_s(self, sender: str) -> float:
+        """Return how far apart those who wait for `sender` should ask again: as often as it could take one."""
         ...
 
 
@@ -184,7 +199,7 @@ class HandoverObserver(Protocol):
     """Counts what delivery does. Its methods must be quick and must not raise: they run in the middle of it."""
 
     def handed_over(self, sender: str, outcome: str, seconds: float) -> None:
-        """Take note of one call of a sender: `accepted`, `retry_later`, `unknown`, or the RejectionKind's value."""
+        """Take note of one call of a sender, by its one word: `telling.word_of`."""
         ...
 
     def ended(self, status: str, reason: str) -> None:
@@ -192,7 +207,7 @@ class HandoverObserver(Protocol):
         ...
 
     def held(self, sender: str, why: str) -> None:
-        """Take note of a call that was not made: `open`, `rate` or `crowd`, or a step left out: `quiet`, `price`."""
+        """Take note of a call that was not made, by `Admission.held`, or of a step left out: `quiet`, `price`."""
         ...
 
     def may_duplicate(self, sender: str) -> None:

@@ -6,7 +6,7 @@ store.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from otpsvc.ids import MalformedId, parse_message_id
@@ -17,13 +17,19 @@ from otpsvc.senders.contract import RULES, Receipt, ReceiptStatus, RejectionKind
 MOST_RECEIPTS = 1000
 LAST_WORDS = frozenset({ReceiptStatus.DELIVERED, ReceiptStatus.FAILED, ReceiptStatus.EXPIRED, ReceiptStatus.CANCELLED})
 _FAILURES = LAST_WORDS - {ReceiptStatus.DELIVERED}
+_HAS_LEFT = frozenset({ReceiptStatus.SENT, ReceiptStatus.DELIVERED})
+_UNHELD = frozenset({"unknown", "parked"})
+_IS_NEWS = frozenset({"applied", "late"})
 _MAX_ID_LENGTH = 255
 
 _log = logging.getLogger(__name__)
 
 
 class ReceiptService:
-    """Takes the receipts of `senders`, by name; the mapping may be filled after this is made."""
+    """Takes the receipts of `senders`, by name; the mapping may be filled after this is made.
+
+    `heard` is told of each sender whose receipt says for the first time that a message has left; it never raises.
+    """
 
     def __init__(
         self,
@@ -32,11 +38,13 @@ class ReceiptService:
         past: PastMessages,
         senders: Mapping[str, Sender[Any]],
         observer: HandoverObserver | None = None,
+        heard: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._book = book
         self._past = past
         self._senders = senders
         self._observer = observer
+        self._heard = heard
 
     async def take(self, sender: str, receipts: Sequence[Receipt]) -> None:
         """Take receipts in their order, at most `MOST_RECEIPTS` of them; repeating them all is harmless.
@@ -48,43 +56,48 @@ class ReceiptService:
             return
         if len(receipts) > MOST_RECEIPTS:
             _log.warning("sender %s: %d receipts at once, %d are taken", sender, len(receipts), MOST_RECEIPTS)
+        unheld = []
         for receipt in receipts[:MOST_RECEIPTS]:
-            outcome = await self._take(sender, receipt)
-            if self._observer is not None:
-                self._observer.receipt_taken(sender, receipt.status.value, outcome)
+            message_id, outcome = await self._apply(sender, receipt)
+            if outcome in _UNHELD and receipt.status in LAST_WORDS:
+                unheld.append((receipt, message_id, outcome))
+            else:
+                await self._note(sender, receipt, outcome)
+        # A history that is away must not keep what the store holds from being heard.
+        for receipt, message_id, outcome in unheld:
+            is_told = await self._tell_past(sender, receipt, message_id)
+            await self._note(sender, receipt, "late" if is_told else outcome)
 
-    async def _take(self, sender: str, receipt: Receipt) -> str:
-        """Return `applied`, `repeated`, `foreign`, `unknown`, `parked` or `late`."""
+    async def _apply(self, sender: str, receipt: Receipt) -> tuple[str | None, str]:
+        """Return the message that is meant, and `applied`, `repeated`, `foreign`, `unknown` or `parked`."""
         if receipt.status is ReceiptStatus.UNKNOWN:
-            return "repeated"
-        message_id, provider_id = _ours(receipt.message_id), _theirs(receipt.provider_id)
-        if message_id is None and provider_id is None:
-            return "unknown"
-        fact = _fact(receipt)
-        is_parked = False
-        if message_id is None:
+            return None, "repeated"
+        message_id = _ours(receipt.message_id)
+        if message_id is None and _theirs(receipt.provider_id) is not None:
             message_id = await self._book.find_or_park(sender, receipt)
-            is_parked = message_id is None
-        if message_id is not None:
-            outcome = await self._book.apply(message_id, sender, fact)
-            if outcome != "unknown":
-                return outcome
-        if await self._tell_past(sender, receipt, fact, message_id, provider_id):
-            return "late"
-        return "parked" if is_parked else "unknown"
+            if message_id is None:
+                return None, "parked"
+        if message_id is None:
+            return None, "unknown"
+        return message_id, await self._book.apply(message_id, sender, _fact(receipt))
 
-    async def _tell_past(
-        self, sender: str, receipt: Receipt, fact: ReceiptFact, message_id: str | None, provider_id: str | None
-    ) -> bool:
+    async def _tell_past(self, sender: str, receipt: Receipt, message_id: str | None) -> bool:
         """Write down what came after the store let go of the message, if that changes anything."""
-        if receipt.status not in LAST_WORDS:
+        provider_id = _theirs(receipt.provider_id)
+        if message_id is None and provider_id is None:
             return False
         past = await self._past.find_sent(sender, message_id=message_id, provider_id=provider_id)
         is_delivered = receipt.status is ReceiptStatus.DELIVERED
         if past is None or not (past.may_be_delivered if is_delivered else past.is_open):
             return False
-        await self._book.tell(past, sender, fact)
+        await self._book.tell(past, sender, _fact(receipt))
         return True
+
+    async def _note(self, sender: str, receipt: Receipt, outcome: str) -> None:
+        if self._observer is not None:
+            self._observer.receipt_taken(sender, receipt.status.value, outcome)
+        if self._heard is not None and receipt.status in _HAS_LEFT and outcome in _IS_NEWS:
+            await self._heard(sender)
 
 
 def _fact(receipt: Receipt) -> ReceiptFact:
@@ -103,4 +116,5 @@ def _ours(message_id: str | None) -> str | None:
 
 
 def _theirs(provider_id: str | None) -> str | None:
-    return provider_id if provider_id and len(provider_id) <= _MAX_ID_LENGTH else None
+    is_usable = provider_id and len(provider_id) <= _MAX_ID_LENGTH and provider_id.isprintable()
+    return provider_id if is_usable else None

@@ -53,10 +53,12 @@ def taken(lease: Lease, provider_id: str | None, sent_at: float) -> SentMessage:
 
 
 def word_of(outcome: Outcome) -> str:
-    """Name an outcome: `accepted`, `retry_later`, `unknown`, or the RejectionKind's value."""
+    """Name an outcome: `accepted`, `retry_later`, `unknown`, `unmapped`, or the RejectionKind's value."""
     match outcome:
         case Accepted():
             return "accepted"
+        case Rejected(is_unmapped=True):
+            return "unmapped"
         case Rejected(kind):
             return kind.value
         case RetryLater():

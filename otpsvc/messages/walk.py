@@ -9,6 +9,9 @@ passed by the same rule. A pool of phones is asked before to take back what no p
 failed, and nobody is passed. Never are there more of them than the route allows (`max_senders`), and nobody is called
 for a code with under 30 s of life.
 
+Who surely was not called is passed at once. One whose receipts do not come (`demoted`) is asked after all others. One
+that is at its bound is waited for where the route says so (`on_full`), for a while.
+
 What settles an open question: Accepted, a Rejected that is about the message itself, and a receipt. Every other answer
 a gateway gives without having looked for our id (a refused connection, a throttle, an outdated token, an empty
 balance), so it is true of that call and silent about the one before. A pool of phones is our own and looks for our id
@@ -21,14 +24,14 @@ from typing import Any
 from otpsvc.clock import Clock
 from otpsvc.errors import ApiError
 from otpsvc.messages.asked import ACCEPTED, BEGUN, DELIVERED, SENT, Asked
-from otpsvc.messages.breaker import verdict_of
 from otpsvc.messages.handover import Handover
 from otpsvc.messages.lease import SILENT, Ended, Kept, Lease, Postponed, Sent, Verdict
 from otpsvc.messages.model import UNKNOWN_OUTCOME, Content, MessageStatus, Tried
-from otpsvc.messages.ports import Admission, HandoverObserver, SenderGates
-from otpsvc.messages.ports import Verdict as CallVerdict
+from otpsvc.messages.permits import Permits
+from otpsvc.messages.ports import Admission, HandoverObserver
 from otpsvc.messages.router import Step, Way
 from otpsvc.messages.telling import log_may_have, log_outcome, outbound, taken, word_of
+from otpsvc.messages.waits import DUE_MARGIN_S, MIN_LIFE_S, Waits
 from otpsvc.senders.contract import (
     RULES,
     Accepted,
@@ -42,17 +45,11 @@ from otpsvc.senders.contract import (
     Unknown,
 )
 
-MIN_LIFE_S = 30.0
-_PERMIT_MARGIN_S = 5.0
-_DUE_MARGIN_S = 0.05  # the store counts in whole ms; a message must not come back just before its deadline
 _REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S = 0.5, 15.0
-_HELD_PAUSE_S, _MAX_HELD_PAUSE_S = 0.1, 8.0
-_TOLD_TRIES = 5  # a message may be held back without end while its code lives; the first times are worth telling
 
 LEASE_TOO_SHORT = "lease_too_short"
 NO_SENDER = "no_sender"
 NO_TIME_LEFT = "no_time_left"
-RETRY_LATER = "retry_later"
 STORE_AWAY = "store_away"
 UNWANTED = "code_ended"
 
@@ -62,7 +59,8 @@ _ABOUT_THE_MESSAGE = frozenset({RejectionKind.INVALID_NUMBER, RejectionKind.BLOC
 class Walk:
     """Takes one opened message along its `way`; `senders` are all there are, to know one that is on it no longer.
 
-    `verdict` is set as soon as it is known what became of the message, before anything else is waited for.
+    `verdict` is set as soon as it is known what became of the message, before anything else is waited for. What
+    `permits` owe is to be given back once that is recorded.
     """
 
     def __init__(
@@ -73,7 +71,7 @@ class Walk:
         *,
         senders: Mapping[str, Sender[Any]],
         handover: Handover,
-        gates: SenderGates,
+        permits: Permits,
         clock: Clock,
         step_timeout_s: float,
         observer: HandoverObserver | None,
@@ -84,15 +82,14 @@ class Walk:
         self._way = way
         self._senders = senders
         self._handover = handover
-        self._gates = gates
+        self.permits = permits
         self._clock = clock
         self._step_timeout_s = step_timeout_s
         self._observer = observer
         self._asked = Asked(way, lease, content.text)
-        self._reports: list[tuple[str, str, CallVerdict, float]] = []
         reason = self._asked.last_reason()
         self._reason = reason.value if reason else NO_SENDER
-        self._soonest: tuple[float, str] | None = None
+        self._waits = Waits(lease, way.route, permits)
         # Who may have the message and was waited for long enough, until somebody else is called.
         self._overtaken = ""
         self._was_sent = False
@@ -104,18 +101,21 @@ class Walk:
         asked_first = self._lease.begun_by
         verdict = await self._take_up()
         if verdict is None:
-            for step in self._asked.others():
-                # Who has just put it off is asked again with the next claim.
-                if step.sender.name != asked_first and (verdict := await self._step(step)):
-                    break
+            verdict = await self._ask_others(asked_first)
         self.verdict = verdict or self._exhausted()
         return self.verdict
 
-    async def report(self) -> None:
-        """Give back the permits of calls that are over; to be done once the message is recorded."""
-        while self._reports:
-            sender, permit, verdict, hold_s = self._reports.pop(0)
-            await self._gates.report(sender, permit, verdict, hold_s=hold_s)
+    async def _ask_others(self, asked_first: str) -> Verdict | None:
+        for step in self._asked.others():
+            # Who has just put it off is asked again with the next claim.
+            if step.sender.name == asked_first:
+                continue
+            if verdict := await self._step(step, has_others=self._asked.has_other(step)):
+                return verdict
+        for step in self._asked.others():
+            if step.sender.name in self._waits.demoted and (verdict := await self._step(step)):
+                return verdict
+        return None
 
     # -- what earlier claims left behind
 
@@ -154,13 +154,13 @@ class Walk:
         if not self._may_go_past(left_s):
             return self._end(MessageStatus.FAILED, UNKNOWN_OUTCOME)
         if left_s > 0:
-            return self._lease.later(left_s + _DUE_MARGIN_S, UNKNOWN_OUTCOME)
+            return self._lease.later(left_s + DUE_MARGIN_S, UNKNOWN_OUTCOME)
         self._overtaken = self._lease.begun_by
         return None
 
     def _may_go_past(self, left_s: float) -> bool:
         """Say whether anybody could carry it when the open question has been waited for another `left_s`."""
-        life_s = self._lease.life_s() - (left_s + _DUE_MARGIN_S if left_s > 0 else 0.0)
+        life_s = self._lease.life_s() - (left_s + DUE_MARGIN_S if left_s > 0 else 0.0)
         return self._way.route.on_unknown == "next" and life_s >= MIN_LIFE_S and self._asked.can_follow()
 
     def _patience_left_s(self) -> float:
@@ -170,7 +170,7 @@ class Walk:
 
     # -- one step
 
-    async def _step(self, step: Step) -> Verdict | None:
+    async def _step(self, step: Step, *, has_others: bool = False) -> Verdict | None:
         """Ask one sender; None where the next may be asked."""
         name = step.sender.name
         if not self._asked.fits(step):
@@ -178,14 +178,12 @@ class Walk:
         timeout_s = step.rule.timeout_s or self._step_timeout_s
         if hindrance := self._hindrance(timeout_s):
             return hindrance
-        permit = f"{self._lease.claimed.message_id}:{self._lease.claimed.token}"
         try:
-            admission = await self._gates.admit(name, permit, lapses_in_s=timeout_s + _PERMIT_MARGIN_S)
+            admission = await self.permits.ask(name, timeout_s=timeout_s, has_others=has_others)
         except ApiError:
             return self._store_away()
         if admission.held:
             return self._held(name, admission)
-        self._reports.append((name, permit, "unclear", 0.0))
         is_repeat = self._lease.begun_by == name
         try:
             await self._take_back(timeout_s)
@@ -200,11 +198,10 @@ class Walk:
         self._lease.called(name)
         self._asked.note(name, BEGUN)
         outcome = await self._hand_over(step.sender, timeout_s)
-        verdict_on_it = verdict_of(outcome, is_pool=step.sender.capabilities.is_pool)
-        self._reports[-1] = (name, permit, *verdict_on_it)
+        self.permits.ended(step.sender, outcome)
         verdict = self.verdict = self._after_repeat(step, outcome) if is_repeat else self._after(step, outcome)
         if verdict is None:
-            await self.report()
+            await self.permits.give_back()
         return verdict
 
     async def _take_back(self, timeout_s: float) -> None:
@@ -240,14 +237,14 @@ class Walk:
         return is_wanted
 
     def _report_missed(self, name: str) -> None:
-        """Hold it against a sender that no receipt followed its word. A call without an answer has counted already.
+        """Tell that no receipt followed a sender's word. A call without an answer has counted already.
 
         One phone's silence is not held against the pool it is in, which others share.
         """
         sender = self._senders.get(name)
         is_pool = sender is not None and sender.capabilities.is_pool
         if self._asked.of(name) == ACCEPTED and not is_pool:
-            self._reports.insert(0, (name, "", "fails", 0.0))
+            self.permits.missed(name)
 
     def _after_repeat(self, step: Step, outcome: Outcome) -> Verdict | None:
         looks_for_our_id = step.sender.capabilities.is_pool
@@ -272,8 +269,7 @@ class Walk:
             case RetryLater(after_s):
                 self._lease.begun_by = ""
                 self._asked.note(name, "")
-                self._lease.tried.append(Tried(name, RETRY_LATER))
-                self._come_back(after_s, RETRY_LATER)
+                self._waits.put_off(step.sender, after_s)
                 return None
 
     def _rejected(self, name: str, kind: RejectionKind) -> Verdict | None:
@@ -298,18 +294,18 @@ class Walk:
         if not tells or receipt_in_s is None or useful_s <= 0 or not self._asked.can_follow():
             receipt_in_s = None
         else:
-            receipt_in_s = min(receipt_in_s, useful_s + _DUE_MARGIN_S)
+            receipt_in_s = min(receipt_in_s, useful_s + DUE_MARGIN_S)
         return Sent(step.sender.name, provider_id, receipt_in_s, expected, able.polls_every_s)
 
     def _ask_again(self, after_s: float = 0.0) -> Verdict | None:
         """Leave the message to the sender that may have it, until an answer cannot help or others may be asked."""
         left_s = self._patience_left_s()
         if not self._may_go_past(left_s):
-            pause_s = max(after_s, self._pause_s(_REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S))
+            pause_s = max(after_s, self._lease.pause_s(_REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S))
         elif left_s > 0:
             # The pauses grow until the next one would end at the deadline: then nobody asks it again.
-            pause_s = max(after_s, self._pause_s(_REPEAT_PAUSE_S, left_s + _DUE_MARGIN_S))
-            pause_s = min(pause_s, left_s + _DUE_MARGIN_S)
+            pause_s = max(after_s, self._lease.pause_s(_REPEAT_PAUSE_S, left_s + DUE_MARGIN_S))
+            pause_s = min(pause_s, left_s + DUE_MARGIN_S)
         else:
             return self._unanswered()
         return self._if_in_time(self._lease.later(pause_s, UNKNOWN_OUTCOME), otherwise=UNKNOWN_OUTCOME)
@@ -326,18 +322,13 @@ class Walk:
 
     def _held(self, name: str, admission: Admission) -> Verdict | None:
         self._observe_held(name, admission.held)
-        # Many messages may wait for one place, so they come back less and less often.
-        pause_s = max(admission.after_s, self._pause_s(_HELD_PAUSE_S, _MAX_HELD_PAUSE_S))
         if name == self._lease.begun_by:
-            return self._ask_again(pause_s)
-        word = f"held_{admission.held}"
-        if self._lease.claimed.tries <= _TOLD_TRIES:
-            self._lease.tried.append(Tried(name, word))
-        self._come_back(pause_s, word)
-        return None
+            return self._ask_again(admission.after_s)
+        later = self._waits.held(name, admission)
+        return later and self._if_in_time(later, otherwise=NO_TIME_LEFT)
 
     def _store_away(self) -> Verdict:
-        later = self._lease.later(self._pause_s(_REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S), STORE_AWAY)
+        later = self._lease.later(self._lease.pause_s(_REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S), STORE_AWAY)
         return self._if_in_time(later, otherwise=NO_TIME_LEFT)
 
     def _unwanted(self) -> Verdict:
@@ -346,15 +337,15 @@ class Walk:
             return Kept()
         if self._asked.in_doubt() or self._lease.claimed.awaiting:
             # The store knows which of the two it was, and ends the message as that with the next claim.
-            return self._lease.later(self._pause_s(_REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S), UNWANTED)
+            return self._lease.later(self._lease.pause_s(_REPEAT_PAUSE_S, _MAX_REPEAT_PAUSE_S), UNWANTED)
         return Ended(MessageStatus.CANCELLED, UNWANTED)
 
     # -- the end
 
     def _exhausted(self) -> Verdict:
-        if self._soonest is None:
-            return self._end(MessageStatus.FAILED, self._reason)
-        return self._if_in_time(self._lease.later(*self._soonest), otherwise=NO_TIME_LEFT)
+        if later := self._waits.soonest():
+            return self._if_in_time(later, otherwise=NO_TIME_LEFT)
+        return self._end(MessageStatus.FAILED, self._reason)
 
     def _if_in_time(self, later: Postponed, *, otherwise: str) -> Verdict:
         """Return `later`, or the message's end where its code will be too old by then."""
@@ -376,10 +367,6 @@ class Walk:
             return Ended(MessageStatus.FAILED, self._reason)
         return Ended(status, reason)
 
-    def _come_back(self, after_s: float, reason: str) -> None:
-        if self._soonest is None or after_s < self._soonest[0]:
-            self._soonest = (after_s, reason)
-
     async def _hand_over(self, sender: Sender[Any], timeout_s: float) -> Outcome:
         began_at = self._clock.monotonic()
         outcome = await self._handover.call(sender, outbound(self._lease, self._content), timeout_s)
@@ -394,6 +381,3 @@ class Walk:
 
     def _is_repeatable(self, step: Step) -> bool:
         return step.sender.capabilities.is_idempotent and self._asked.fits(step)
-
-    def _pause_s(self, first_s: float, longest_s: float) -> float:
-        return min(first_s * 2.0 ** min(self._lease.claimed.tries, 10), longest_s)

@@ -100,7 +100,7 @@ class CodeHasher:
         if profile.is_inline:
             return _digest(master, profile, otp_id.text, client_id, mode, code)
         if self._queued >= self._workers * _QUEUED_HASHES_PER_WORKER:
-            raise problem("SERVICE_UNAVAILABLE")
+            raise problem("SERVICE_UNAVAILABLE", reason="hashing_busy")
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="code-hash")
         self._queued += 1

@@ -1,15 +1,15 @@
 """Forgetting a number: one call that takes it out of the living store and out of the history.
 
-The history goes first: it leaves a tombstone, so that whoever writes down older events later writes them without the
-number, and it is the store that may be away while codes still go out, so nothing has been touched when it cannot be
-asked. It goes once more at the end, for what was being written meanwhile. Every step can be repeated, and a call that
-broke off anywhere is mended by the same call again.
+The history is asked first: it notes that the number is forgotten, so that whoever writes down older events later writes
+them without it. It is the store that may be away while codes still go out: then nothing has been erased. And it names
+the messages that the living store cannot find by the number any more, so it is erased last, with what was being written
+meanwhile. Every step can be repeated, and a call that broke off anywhere is mended by the same call again.
 
 The limits on the number stay (their names hold a blind index only): forgetting must hand nobody new codes. Never log
 the number here, and never put it into an exception.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from otpsvc import phone
@@ -35,11 +35,14 @@ class Forgotten(NamedTuple):
 class LivingNumbers(Protocol):
     """What the living store holds of a number."""
 
-    async def forget(self, tenant: Tenant, *, partition: int, to_index: str) -> tuple[int, int]:
+    async def forget(
+        self, tenant: Tenant, *, partition: int, to_index: str, message_ids: Sequence[str] = ()
+    ) -> tuple[int, int]:
         """Erase one client's and mode's records of the number; give how many OTPs and messages there were.
 
         Pending OTPs end as cancelled (`forgotten`), and so do messages that have not left. The limits stay.
-        `to_index` is the blind index in hex. Raises ApiError SERVICE_UNAVAILABLE.
+        `to_index` is the blind index in hex; the store finds the messages of the last hour by it, and is told of
+        older ones by their ids. Raises ApiError SERVICE_UNAVAILABLE.
         """
         ...
 
@@ -72,21 +75,19 @@ class NumberEraser:
         to_index = self._keyring.index("number", number).hex()
         partition = self._keyring.partition(number, self._partitions)
         tenants = [tenant] if tenant is not None else await self._every_tenant()
-        n_erased = await self._forget_history(to_index, tenant)
+        client_id, mode = tenant or (None, None)
+        sent = await self._history.mark_forgotten(to_index, client_id=client_id, mode=mode)
         n_otps = n_living = 0
         for each in tenants:
-            otps, messages = await self._living.forget(each, partition=partition, to_index=to_index)
+            ids = [message.message_id for message in sent if (message.client_id, message.mode) == each]
+            otps, messages = await self._living.forget(each, partition=partition, to_index=to_index, message_ids=ids)
             n_otps += otps
             n_living += messages
-        n_erased += await self._forget_history(to_index, tenant)
+        n_erased = await self._history.forget(to_index, client_id=client_id, mode=mode)
         return Forgotten(n_otps, max(n_erased, n_living))
 
     async def _every_tenant(self) -> list[Tenant]:
         return [Tenant(client_id, mode) for client_id in await self._client_ids() for mode in MODES]
-
-    async def _forget_history(self, to_index: str, tenant: Tenant | None) -> int:
-        client_id, mode = tenant or (None, None)
-        return await self._history.forget(to_index, client_id=client_id, mode=mode)
 
 
 def _normalised(number: str) -> str:

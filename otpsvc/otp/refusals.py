@@ -21,6 +21,7 @@ _CODES = {
     "address_limit": "RATE_LIMIT_EXCEEDED",
     "resend_limit": "OTP_RESEND_LIMIT",
     "busy": "SERVICE_UNAVAILABLE",
+    "undecided": "SERVICE_UNAVAILABLE",
     "not_found": "OTP_NOT_FOUND",
     "fenced": "OTP_NOT_FOUND",
     "expired": "OTP_EXPIRED",

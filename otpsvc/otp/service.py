@@ -208,7 +208,7 @@ class OtpService:
         code_hash = await self._hasher.hash(otp_id, client_id=tenant.client_id, mode=tenant.mode, code=guess)
         master = self._keyring.by_slot(otp_id.slot)
         if master is None or not self._hasher.knows(otp_id):
-            raise problem("OTP_NOT_FOUND")
+            raise problem("OTP_NOT_FOUND", reason="unknown_master")
         operation = idempotency_key if idempotency_key is not None else secrets.token_hex(16)
         command = VerifyCommand(
             tenant=tenant,
@@ -330,7 +330,7 @@ class OtpService:
         """Parse an id whose code we could hash; any other looks like an unknown one."""
         parsed = fields.otp_id(otp_id)
         if not self._hasher.knows(parsed):
-            raise problem("OTP_NOT_FOUND")
+            raise problem("OTP_NOT_FOUND", reason="unknown_master")
         return parsed
 
     def _operation(self, tenant: Tenant, call: str, key: str | None, request: msgspec.Struct) -> Operation:

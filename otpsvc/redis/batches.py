@@ -24,6 +24,8 @@ MAX_BATCH = 256
 # A lane that waits for the disk is held for up to a second, and more calls have come by then.
 MAX_DURABLE_BATCH = 2048
 MAX_WAITING = 10_000  # beyond this the server is not keeping up, and waiting longer helps nobody
+# A whole batch may take so many times as long as one reply: a server that dribbles would hold its lane for minutes.
+MAX_TIMEOUTS = 4
 
 Value = str | bytes | int
 
@@ -36,6 +38,8 @@ class _Call(NamedTuple):
 
 class Batches:
     """Runs commands over `lanes` connections of a pool. A call that was not sent within `timeout_s` fails unsent.
+
+    One that was sent fails when its reply, or what comes before it, takes longer than a few times that.
 
     With a `barrier`, nobody is answered before the whole batch has passed it.
     """
@@ -104,7 +108,8 @@ class Batches:
             raise
         is_kept = False
         try:
-            is_kept = await self._exchange(connection, batch)
+            async with asyncio.timeout(MAX_TIMEOUTS * self._timeout_s):
+                is_kept = await self._exchange(connection, batch)
         except (RedisError, OSError) as error:
             _fail(batch, error)
         except BaseException:

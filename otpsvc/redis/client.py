@@ -61,6 +61,7 @@ class RedisClient:
         if durable is not None and not barrier_key:
             raise ValueError("durable calls need a barrier_key")
         self._timeout_s = timeout_s
+        self._barrier_key = barrier_key
         self._durability = durable
         self._address = StoreAddress(url, timeout_s=timeout_s)
         self._pool = self._address.pool()
@@ -107,8 +108,12 @@ class RedisClient:
             raise problem("SERVICE_UNAVAILABLE", reason=f"store_{kind_of(error)}") from error
 
     async def ping(self) -> None:
-        """Return if the server answers; raises ApiError SERVICE_UNAVAILABLE."""
-        await self.command("PING")
+        """Return if the server answers and takes writes; raises ApiError SERVICE_UNAVAILABLE.
+
+        A replica, a full server and one that cannot keep what it is told answer a PING as well as any.
+        """
+        # Refused wherever a write is. Of nothing it makes no key, and nothing goes to a file or a replica.
+        await self.command("SETRANGE", self._barrier_key, 0, "")
 
     async def pop_token(self, name: str, timeout_s: float) -> bool:
         """Wait on a list for up to `timeout_s`; say whether a token came. Raises ApiError SERVICE_UNAVAILABLE."""

@@ -49,10 +49,11 @@ class RedisEventStream:
             self._first = (self._first + len(some)) % len(self._streams)
             if len(some) < len(self._streams) and (found := await self._read_from(some, limit // len(some), None)):
                 return found
-        return await self._read_from(self._streams, max(1, limit // len(self._streams)), wait_s)
+        return await self._read_from(self._streams, limit // len(self._streams), wait_s)
 
     async def _read_from(self, streams: Sequence[str], count: int, wait_s: float | None) -> list[StreamEntry]:
-        group = ("XREADGROUP", "GROUP", GROUP, CONSUMER, "COUNT", count)
+        # A count of nought would be for all there is.
+        group = ("XREADGROUP", "GROUP", GROUP, CONSUMER, "COUNT", max(1, count))
         names = ("STREAMS", *streams, *(">" for _ in streams))
         try:
             if wait_s is None:

@@ -169,7 +169,7 @@ TABLE = (
     KeySpec(
         "{g:<sender>}:gate",
         "hash",
-        "breaker, rate and hold of one sender",
+        "breaker, rate and hold of one sender; signs of numbers whose receipts are missing",
         "1 h after the last call",
         ("sender_admit", "sender_report"),
     ),

@@ -1,5 +1,6 @@
 """The OTP store: turns a command into one script call and its reply into an outcome. It decides nothing itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from otpsvc.ids import OtpId, new_event_id
@@ -261,7 +262,9 @@ class RedisOtpStore:
         )
         return Swept(n_seen, None if next_in_ms < 0 else next_in_ms)
 
-    async def forget(self, tenant: Tenant, *, partition: int, to_index: str) -> tuple[int, int]:
+    async def forget(
+        self, tenant: Tenant, *, partition: int, to_index: str, message_ids: Sequence[str] = ()
+    ) -> tuple[int, int]:
         """Run `number_forget`."""
         keys, pool = self._keys.partitions[partition], self._keys.devices(tenant.client_id)
         _, (n_otps, n_messages) = await self._client.run(
@@ -276,6 +279,7 @@ class RedisOtpStore:
             {
                 "client": tenant.client_id,
                 "mode": tenant.mode,
+                "message_ids": " ".join(message_ids),
                 "otp_base": keys.otp_base,
                 "message_base": keys.message_base,
                 "sealed_base": keys.sealed_base,

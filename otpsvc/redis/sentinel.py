@@ -97,18 +97,21 @@ class Sentinels:
         await asyncio.gather(*closing, return_exceptions=True)
 
     async def _search(self) -> Address:
-        """Take the newest of what a majority says: one sentinel that was cut off may still name the primary before."""
+        """Take the newest of what a majority knows: one sentinel that was cut off may still name the primary before.
+
+        Who says nothing is no part of the majority. With fewer that know, all of them are heard first.
+        """
         asking = [asyncio.create_task(self._ask(sentinel)) for sentinel in self._sentinels]
         known: list[tuple[int, Address]] = []
         refusals: list[RedisError] = []
         try:
-            for number, asked in enumerate(asyncio.as_completed(asking), start=1):
+            for asked in asyncio.as_completed(asking):
                 answer = await asked
                 if isinstance(answer, RedisError):
                     refusals.append(answer)
                 else:
                     known.append(answer)
-                if known and number > len(asking) / 2:
+                if len(known) > len(asking) / 2:
                     break
         finally:
             for task in asking:
@@ -129,7 +132,8 @@ class Sentinels:
             return error
         except (OSError, TimeoutError) as error:
             return RedisConnectionError(type(error).__name__)
-        if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
+        # That it is down for this sentinel alone (s_down) can be the sentinel's own bad moment: connecting will show.
+        if not state["is_master"] or state["is_odown"]:
             return RedisConnectionError("the primary is down")
         return int(state["config-epoch"]), Address(state["ip"], int(state["port"]))
 

@@ -12,8 +12,9 @@ import msgspec
 from otpsvc.messages.model import UNKNOWN_OUTCOME, ClaimedMessage, MessageStatus, ReceiptFact, Tried
 
 _WAITING = (MessageStatus.QUEUED, MessageStatus.PROCESSING)
-_MAY_BE_ASKED_AGAIN = ("retry_later", "held_open", "held_rate", "held_crowd")
-_TOLD_TRIES = 5  # what may come again at every lease is told of the first times only
+_MAY_BE_ASKED_AGAIN = ("retry_later", "held_open", "held_rate", "held_crowd", "held_demoted")
+# What may come again at every lease is told of the first times only; calls that were made are counted apart.
+_TOLD_TRIES, _TOLD_CALLS = 5, 10
 
 
 @dataclass
@@ -39,6 +40,7 @@ class QueuedMessage:
     begun_at: float = 0.0
     hopeless_by: str = ""
     told_failed: str = ""
+    n_put_off: int = 0
     has_text: bool = True
     _duplicated: set[str] = field(default_factory=set)
 
@@ -229,9 +231,11 @@ class QueuedMessage:
             is_duplicate = is_silent and may_duplicate
             is_told = is_silent and (name in told or (was.get(name) == "silent" and not is_duplicate))
             is_told = is_told or (has_failed and (name in told or self.told_failed == name))
+            is_call = outcome == "retry_later"
             is_news = outcome not in _MAY_BE_ASKED_AGAIN or self.claimed.tries <= _TOLD_TRIES
-            if is_news and not is_told:
+            if (is_news or (is_call and self.n_put_off < _TOLD_CALLS)) and not is_told:
                 self.tried.append((name, outcome, is_duplicate))
+                self.n_put_off += is_call
                 if has_failed:
                     self.told_failed = name
             if is_duplicate:

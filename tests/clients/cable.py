@@ -16,6 +16,7 @@ class Cable:
         self._relays: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self._flows = asyncio.Event()
+        self._is_swallowing = asyncio.Event()
 
     async def plug_in(self) -> None:
         self._flows.set()
@@ -26,6 +27,11 @@ class Cable:
 
     def resume(self) -> None:
         self._flows.set()
+
+    def lose_what_comes(self) -> None:
+        """Let the connections of now swallow all that the server says; later ones are not harmed."""
+        self._is_swallowing.set()
+        self._is_swallowing = asyncio.Event()
 
     async def cut(self) -> None:
         if self._listener is not None:
@@ -47,7 +53,7 @@ class Cable:
         try:
             ways = [
                 asyncio.create_task(self._copy(reader, to_server)),
-                asyncio.create_task(self._copy(from_server, writer)),
+                asyncio.create_task(self._copy(from_server, writer, self._is_swallowing)),
             ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -61,9 +67,13 @@ class Cable:
                 with contextlib.suppress(OSError):
                     await end.wait_closed()
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_swallowing: asyncio.Event | None = None
+    ) -> None:
         while data := await reader.read(65_536):
             await self._flows.wait()
+            if is_swallowing is not None and is_swallowing.is_set():
+                continue
             writer.write(data)
             await writer.drain()
 

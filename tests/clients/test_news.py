@@ -72,11 +72,13 @@ class _Reader:
 
 
 @contextlib.asynccontextmanager
-async def post(store: PostgresClients, keyring: Keyring, clock: ManualClock, url: str) -> AsyncIterator[Post]:
+async def post(
+    store: PostgresClients, keyring: Keyring, clock: ManualClock, url: str, **patience: float
+) -> AsyncIterator[Post]:
     asked: list[str] = []
     stop, heard = asyncio.Event(), asyncio.Event()
     authenticator = Authenticator(CountingSource(store, asked), keyring, Policy(), clock)
-    news = asyncio.create_task(KeyNews(url, _Reader(authenticator, heard)).run(stop))
+    news = asyncio.create_task(KeyNews(url, _Reader(authenticator, heard), **patience).run(stop))
     try:
         await asyncio.wait_for(heard.wait(), PATIENCE_S)
         heard.clear()
@@ -215,6 +217,25 @@ async def test_what_happens_while_the_line_is_cut_is_seen_when_it_is_back(
         assert await one.outcome(shop, client_id) == "INVALID_API_KEY"
         assert await one.outcome(second, client_id) == "ttl 120"
         assert await one.outcome(unborn, client_id) == "ttl 120"
+
+
+async def test_a_line_that_dies_without_a_sound_is_noticed(
+    store: PostgresClients,
+    keyring: Keyring,
+    clock: ManualClock,
+    service: ClientService,
+    shop: NewApiKey,
+    cable: Cable,
+    database_url: str,
+) -> None:
+    """Nobody closed it, and nothing comes over it any more, as behind a router that forgot it."""
+    client_id, address = shop.key.client_id, address_over(cable, database_url)
+    async with post(store, keyring, clock, address, check_every_s=0.2, timeout_s=2.0) as one:
+        assert await one.outcome(shop, client_id) == "ttl 120"
+        cable.lose_what_comes()
+        await service.revoke_key(client_id, shop.key.public_id)
+        await asyncio.wait_for(one.heard.wait(), PATIENCE_S)
+        assert await one.outcome(shop, client_id) == "INVALID_API_KEY"
 
 
 async def test_a_notice_that_dies_with_its_line_is_made_up_for(

@@ -68,7 +68,7 @@ async def test_where_it_is_away_the_next_sender_carries_our_own_code(opened: Ope
         assert (await service.verify(sent["otp_id"], code)).json()["valid"] is True
 
 
-async def test_a_gateway_that_gives_no_answer_is_asked_again_under_the_same_key(opened: Open) -> None:
+async def test_a_gateway_that_gives_no_answer_is_not_asked_again_at_once(opened: Open) -> None:
     async with (
         NotificoreTwoFactorGateway() as owner,
         Gateway("first") as other,
@@ -80,5 +80,11 @@ async def test_a_gateway_that_gives_no_answer_is_asked_again_under_the_same_key(
         owner.misbehave(Fault.REFUSE)
         lost = await service.verify(sent["otp_id"], session.code, **key)
         assert (lost.status_code, lost.json()["error"]["code"]) == (503, "SERVICE_UNAVAILABLE")
+        assert lost.headers["retry-after"] == "10"
         await owner.restore()
-        assert (await service.verify(sent["otp_id"], session.code, **key)).json()["valid"] is True
+        n_asked = len(owner.requests)
+        early = await service.verify(sent["otp_id"], session.code, **key)
+        assert (early.status_code, early.json()["error"]["code"]) == (503, "SERVICE_UNAVAILABLE")
+        assert 1 <= int(early.headers["retry-after"]) <= 10
+        assert len(owner.requests) == n_asked
+        assert (await service.verify(sent["otp_id"], session.code)).json()["valid"] is True

@@ -201,6 +201,31 @@ async def test_a_breaker_opens_for_all_workers_and_heals(opened: Open, gateways:
         assert await service.count("otpsvc_sender_state", sender="first") == 0
 
 
+async def test_a_gateway_that_takes_everything_and_delivers_nothing_is_asked_last_until_it_does(
+    opened: Open, gateways: tuple[Gateway, Gateway]
+) -> None:
+    first, second = gateways
+    bounds = "missed_receipts = 2\nmissed_for_s = 1\ndemoted_probe_s = 3600\n"
+    tables = both(first, second, receipt_within_s=1).replace("[senders.first]\n", "[senders.first]\n" + bounds)
+    async with opened(tables) as service:
+        lost: list[dict[str, Any]] = []
+        give_up_at = time.monotonic() + 60
+        while not (await service.outlets.gates.states())["first"].is_demoted:
+            assert time.monotonic() < give_up_at, "nobody held it against the gateway"
+            lost.append(await service.send())
+            await asyncio.sleep(0.2)
+        assert await service.count("otpsvc_sender_state", sender="first") == 0, "its breaker knows nothing of it"
+        n_taken = len(first.taken)
+        for _ in range(3):
+            sent = await service.send()
+            assert (await service.comes_to(sent, "sent"))["sender"] == "second"
+            assert ("message.tried", "first", "held_demoted") in steps(await service.history(sent, "message.sent"))
+        assert len(first.taken) == n_taken
+        assert await service.count("otpsvc_sender_holds_total", sender="first", why="demoted") == 3
+        assert await service.receipt(first, id=lost[0]["message_id"], status="delivered") == 200
+        assert (await service.comes_to(await service.send(), "sent"))["sender"] == "first"
+
+
 async def test_a_gateway_that_hangs_slows_no_other(opened: Open, gateways: tuple[Gateway, Gateway]) -> None:
     slow, quick = gateways
     slow.delay_s = 30

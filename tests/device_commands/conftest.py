@@ -29,6 +29,8 @@ def operator(
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("OTPSVC_")]:
         monkeypatch.delenv(name)
+    # It would hold for this process and all that it starts later.
+    monkeypatch.setattr("otpsvc.cli.keep_memory_private", lambda: None)
     variables = {**production(redis_url, database_url), "OTPSVC_HTTP_PUBLIC_URL": PUBLIC}
 
     def call(*arguments: str, given: str = "") -> Said:

@@ -1,7 +1,7 @@
 """What stands around the pool in its quick tests: offers that answer as they are told, and a house to tell."""
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
@@ -62,7 +62,8 @@ class ToldOffers:
     async def offer(self, **given: Any) -> Offer:
         return self._answer("offer", given, Offer("offered", DEVICE_ID))
 
-    async def pull(self, one: Device, *, limit: int) -> Sequence[Pulled] | None:
+    async def pull(self, one: Device, *, limit: int, slots: Collection[bytes]) -> Sequence[Pulled] | None:
+        assert list(slots) == [master.slot for master in KEYRING.masters]
         nothing: Sequence[Pulled] | None = ()
         return self._answer("pull", (one.id, limit), nothing)
 

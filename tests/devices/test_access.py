@@ -13,7 +13,6 @@ from otpsvc.devices import access as access_module
 from otpsvc.devices.access import DEAD_FOR_S, KNOWN_FOR_S, NOTED_EVERY_S, DeviceAccess
 from otpsvc.devices.model import Device, DeviceStatus, Registration, TokenRecord
 from otpsvc.devices.tokens import new_token
-from otpsvc.errors import ApiError
 from otpsvc.postgres.devices import PostgresDevices
 from otpsvc.testing import ManualClock
 from tests.devices.house import PIXEL, SIMS, TENANT, DeviceHouse, code_of, open_house
@@ -161,21 +160,6 @@ async def test_a_new_token_is_good_at_once_even_while_the_old_one_is_being_looke
     assert (await new).id == first.device.id
     await asyncio.gather(old, return_exceptions=True)
     assert await door.refused(first.token) == "DEVICE_UNAUTHORISED"
-
-
-async def test_floods_are_bounded_and_evict_nobody_who_is_known(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_module, "MAX_DEAD", 10)
-    monkeypatch.setattr(access_module, "MAX_LOOKUPS", 20)
-    _, registered = await door.house.paired()
-    await door.device_of(registered.token)
-    unknown = [new_token(ids.new_device_id(), door.house.keyring).text for _ in range(50)]
-    outcomes = await asyncio.gather(*map(door.device_of, unknown), return_exceptions=True)
-    codes = [outcome.code for outcome in outcomes if isinstance(outcome, ApiError)]
-    assert sorted(codes) == ["DEVICE_UNAUTHORISED"] * 20 + ["SERVICE_UNAVAILABLE"] * 30
-    assert len(door.access._dead) == 10
-    assert len(door.records.asked) == 21
-    await door.device_of(registered.token)
-    assert len(door.records.asked) == 21
 
 
 async def test_the_memory_of_known_devices_is_bounded(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from otpsvc.http import health
 from otpsvc.http.health import KEPT_FOR_S, MAX_EVENT_AGE_S, Probe, events_probe, health_router
 from otpsvc.testing import ManualClock
 from tests.http.service import Service, running, settings_for
+from tests.programs import wait_until
 
 LIMIT = 1000
 PATIENCE_S = 60
@@ -68,6 +69,7 @@ class Store:
 
     def __init__(self) -> None:
         self.n_asked = 0
+        self.fault: Exception | None = None
         self.is_away = False
         self.was_asked, self.may_answer = asyncio.Event(), asyncio.Event()
         self.may_answer.set()
@@ -76,6 +78,8 @@ class Store:
         self.n_asked += 1
         self.was_asked.set()
         await self.may_answer.wait()
+        if self.fault is not None:
+            raise self.fault
         if self.is_away:
             raise problem("SERVICE_UNAVAILABLE", reason="store_lost")
 
@@ -152,6 +156,27 @@ async def test_a_part_that_says_nothing_holds_nobody_up(
     assert (answer.status_code, answer.json()["parts"]) == (200, {"redis": "ok", "postgresql": "unreachable"})
 
 
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [
+        (problem("SERVICE_UNAVAILABLE", reason="store_refused"), "refusing"),
+        (problem("SERVICE_UNAVAILABLE", reason="store_timeout"), "unreachable"),
+        (problem("SERVICE_UNAVAILABLE"), "unreachable"),
+        (RuntimeError("NOPERM this user has no permissions"), "unreachable"),
+    ],
+)
+async def test_a_part_that_cannot_be_used_is_missing_however_it_says_so(
+    client: httpx.AsyncClient, needed: Store, helpful: Store, clock: ManualClock, fault: Exception, state: str
+) -> None:
+    helpful.fault = fault
+    answer = await client.get("/health/ready")
+    assert (answer.status_code, answer.json()["parts"]) == (200, {"redis": "ok", "postgresql": state})
+    clock.advance(KEPT_FOR_S)
+    needed.fault = fault
+    answer = await client.get("/health/ready")
+    assert (answer.status_code, answer.json()["parts"]) == (503, {"redis": state, "postgresql": state})
+
+
 # -- a whole service
 
 
@@ -181,3 +206,33 @@ def test_a_backlog_at_its_bound_is_said_and_is_no_outage(undrained: Service) -> 
         "parts": {"redis": "ok", "postgresql": "ok", "events": "behind"},
     }
     assert undrained.send().status_code == HTTPStatus.SERVICE_UNAVAILABLE
+
+
+@pytest.fixture
+def served(own_stores: tuple[str, str]) -> Iterator[Service]:
+    with running(settings_for(*own_stores)) as started:
+        yield started
+
+
+REFUSALS = (
+    (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+    (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),
+)
+
+
+def test_a_store_that_only_reads_is_not_ready(served: Service) -> None:
+    """A PING is answered by a full server, by a replica, and by one that misses its own: none of them takes a code."""
+    with redis.Redis.from_url(served.redis_url) as client:
+        for begins, ends in REFUSALS:
+            wait_until(lambda: served.http.get("/health/ready").json()["status"] == "ready", "a store that takes codes")
+            client.execute_command(*begins)
+            try:
+                wait_until(lambda: served.http.get("/health/ready").status_code == 503, f"{begins} to be seen")
+                assert served.http.get("/health/ready").json()["parts"]["redis"] == "refusing"
+                assert 'otpsvc_store_up{store="redis"} 0.0' in served.http.get("/metrics").text
+                assert served.send().status_code == HTTPStatus.SERVICE_UNAVAILABLE
+            finally:
+                client.execute_command(*ends)
+        names = set(client.scan_iter(f"{served.prefix}*", count=1000))
+        assert not [name for name in names if b"barrier" in name]

@@ -1,6 +1,7 @@
 """`/receipts/{sender}`: what is believed, what is refused, and that nothing a stranger sends is a fault of ours."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ class Parser:
 
     async def parse_receipt(self, request: ReceiptRequest) -> Receipts | ReceiptRefusal:
         self.asked.append(request)
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         if self.answer == "hang":
             await asyncio.sleep(60)
@@ -61,6 +62,7 @@ class Desk:
             "strict": Parser(ReceiptRefusal(RefusalKind.UNAUTHENTIC, "who are you")),
             "lost": Parser(ReceiptRefusal(RefusalKind.MALFORMED)),
             "broken": Parser(KeyError("+33612345678")),
+            "gone": Parser(SystemExit("+33612345678")),
             "slow": Parser("hang"),
             "odd": Parser("nonsense"),
             "empty": Parser(Receipts(cast("Any", None))),
@@ -136,6 +138,7 @@ async def test_without_a_public_address_the_host_header_stands_in() -> None:
         ("nobody", 404, "RESOURCE_NOT_FOUND"),
         ("lost", 400, "VALIDATION_ERROR"),
         ("broken", 400, "VALIDATION_ERROR"),
+        ("gone", 400, "VALIDATION_ERROR"),
         *((name, 400, "VALIDATION_ERROR") for name in ("odd", "empty", "wordy", "digital", "vague")),
         ("flood", 400, "VALIDATION_ERROR"),
     ],
@@ -156,6 +159,31 @@ async def test_a_parser_that_hangs_is_cut_off(desk: Desk, monkeypatch: pytest.Mo
     monkeypatch.setattr("otpsvc.http.receipts.PARSE_TIMEOUT_S", 0.05)
     answer = await desk.http.post("/receipts/slow", content=b"x")
     assert answer.json()["error"]["code"] == "VALIDATION_ERROR"
+
+
+@pytest.mark.parametrize("how", ["swallows its cancellation", "cancels itself"])
+async def test_no_parser_holds_up_a_request(desk: Desk, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr("otpsvc.http.receipts.PARSE_TIMEOUT_S", 0.05)
+    done = asyncio.Event()
+
+    async def parse_receipt(request: ReceiptRequest) -> Receipts | ReceiptRefusal:
+        if how == "cancels itself":
+            raise asyncio.CancelledError
+        while not done.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await done.wait()
+        raise KeyError("+33612345678")
+
+    monkeypatch.setattr(desk.parsers["slow"], "parse_receipt", parse_receipt)
+    give_up = asyncio.get_running_loop().call_later(5, done.set)
+    try:
+        answer = await desk.http.post("/receipts/slow", content=b"x")
+        assert answer.json()["error"]["code"] == "VALIDATION_ERROR"
+        assert desk.meter.outcomes == ["validation_error"]
+        assert not done.is_set()
+    finally:
+        give_up.cancel()
+        done.set()
 
 
 async def test_what_cannot_be_kept_is_to_come_again(desk: Desk) -> None:

@@ -33,6 +33,8 @@ class Flows:
         self.second = stack.browser(self.other)
         self.numbers: set[str] = set()
         self.guesses: set[str] = set()
+        self.sessions: set[str] = set()
+        self.addresses: set[str] = set()
         self.forgotten: list[str] = []
         self._countries = itertools.cycle(_COUNTRIES)
         self._lock = threading.Lock()
@@ -63,6 +65,12 @@ class Flows:
         guess = "".join(secrets.choice("0123456789") for _ in range(length))
         self.guesses.add(guess)
         return guess
+
+    def address(self) -> str:
+        """Give an address (of those kept for tests) that nobody has."""
+        address = f"198.{18 + secrets.randbelow(2)}.{secrets.randbelow(256)}.{secrets.randbelow(156) + 100}"
+        self.addresses.add(address)
+        return address
 
     def send(self, number: str, **body: Any) -> Body:
         sent = self.browser.post("/v1/otp", json={"to": number, **body})
@@ -152,10 +160,20 @@ class Flows:
 
     def belongs_to_somebody_else(self) -> None:
         number = self.number()
-        otp_id, code = self.sent_with_code(number, session=number, end_user_ip="203.0.113.7")
+        otp_id, code = self.sent_with_code(number, session=number, end_user_ip=self.address())
         for browser, more in ((self.second, {}), (self.browser, {"to": self.number()}),
                               (self.browser, {"session": code}), (self.browser, {"purpose": "other"})):  # fmt: skip
             assert browser.post(f"/v1/otp/{otp_id}/verify", json={"code": code, **more}).status_code == 404
+
+    def has_a_session(self) -> None:
+        """What tells one person from another is kept as a keyed hash: the session, and the address of the person."""
+        number, session = self.number(), secrets.token_hex(12)
+        self.sessions.add(session)
+        otp_id, code = self.sent_with_code(number, session=session, end_user_ip=self.address())
+        assert self.verify(otp_id, self.guess(), session=session).json()["valid"] is False
+        self.browser.post(f"/v1/otp/{otp_id}/resend", json={"session": session, "end_user_ip": self.address()})
+        assert self.verify(otp_id, code, session=f"{session}x").status_code == 404
+        assert self.verify(otp_id, code, session=session).json()["valid"] is True
 
     def is_repeated(self) -> None:
         """People take the number for an Idempotency-Key, and the code."""
@@ -219,6 +237,8 @@ class Flows:
                          {"to": number, "locale": number}, {"to": number, "end_user_ip": number},
                          {"to": number, "purpose": f"p{number}"}, {"to": number, "session": number * 20}):  # fmt: skip
                 assert self.browser.post("/v1/otp", json=body, headers=more).status_code == 400, body
+            for page in ("inbox", "inbox.json", "phone", "phone/events", "demo"):
+                assert self.stranger.get(f"/dev/{page}", headers=more).status_code == 404
             self.stranger.post("/v1/otp", json={"to": number}, headers=more)
             wrong = Shop(self.shop.client_id, self.shop.key[:-4] + "0000")
             self.stranger.post("/v1/otp", json={"to": number}, headers={**more, **wrong.headers})
@@ -231,7 +251,8 @@ class Flows:
     def all(self) -> list[Callable[[], None]]:
         return [
             self.succeeds, self.locks, self.expires, self.resends, self.is_throttled, self.is_locked_out,
-            self.cools_down, self.is_cancelled, self.is_superseded, self.belongs_to_somebody_else, self.is_repeated,
+            self.cools_down, self.is_cancelled, self.is_superseded, self.belongs_to_somebody_else, self.has_a_session,
+            self.is_repeated,
             self.speaks_zimsend, self.has_a_short_code, self.is_forgotten, self.is_clumsy, self.meets_every_habit,
         ]  # fmt: skip
 

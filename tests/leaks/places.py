@@ -57,8 +57,10 @@ def places_of(stack: Stack, monitor: Monitor, queries: Queries, processes: Proce
         Place("redis slowlog", lambda: _without_luck(_slowlog(stack))),
         Place("redis monitor", lambda: _without_luck(_files([monitor.path]))),
         Place("redis append-only file", lambda: _files(_below(data_dir / "redis"))),
+        Place("redis snapshot", lambda: _snapshot(stack, data_dir / "redis/dump.rdb")),
         Place("postgresql rows", lambda: asyncio.run(_rows(stack.stores.database_url))),
         Place("postgresql pages and journal", lambda: _files(_below(data_dir / "postgres")), is_binary=True),
+        Place("postgresql statistics", lambda: asyncio.run(_statistics(stack.stores.database_url))),
         Place("postgresql queries", lambda: [("pg_stat_activity", one.encode()) for one in queries.seen]),
         Place("server logs", lambda: _files(logs)),
         Place("what processes said", lambda: _files(_said(stack.home))),
@@ -89,6 +91,14 @@ def _redis(stack: Stack) -> Iterator[Piece]:
                 case _:
                     parts = [raw.get(name) or b""]
             yield name.decode(errors="backslashreplace"), b"\n".join(parts)
+
+
+def _snapshot(stack: Stack, path: Path) -> Iterator[Piece]:
+    """What a backup of Redis would hold; nothing in it is compressed."""
+    with redis.Redis.from_url(stack.stores.redis_url) as client:
+        client.save()
+    yield from _files([path])
+    path.unlink()
 
 
 def _slowlog(stack: Stack) -> Iterator[Piece]:
@@ -123,6 +133,17 @@ async def _rows(url: str) -> list[Piece]:
     finally:
         await connection.close()
     return pieces
+
+
+async def _statistics(url: str) -> list[Piece]:
+    """What the planner remembers of values, also of rows that are gone."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("ANALYZE")
+        rows = await connection.fetch("SELECT s.tablename AS name, s::text AS line FROM pg_stats AS s")
+        return [(row["name"], row["line"].encode()) for row in rows]
+    finally:
+        await connection.close()
 
 
 def _metrics(stack: Stack) -> Iterator[Piece]:

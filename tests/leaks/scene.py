@@ -17,6 +17,7 @@ import asyncpg
 import httpx
 import redis
 
+from otpsvc.crypto import Master
 from tests.conftest import run_sql
 from tests.leaks.careless_sender import HABITS
 from tests.leaks.flows import Flows
@@ -35,6 +36,7 @@ _ALL_COMMANDS = {
     "commandlog-large-request-max-len": 1_000_000,
     "commandlog-reply-larger-than": 0,
     "commandlog-large-reply-max-len": 1_000_000,
+    "rdbcompression": "no",
 }
 _REFUSED = ("messages", "devices", "device_sims", "device_pairings")
 
@@ -61,8 +63,10 @@ class Scene:
         return Needles(
             codes={*map(code_in, texts), *theirs}.union(*(each.guesses for each in flows)),
             numbers={*(entry["to"] for entry in entries), *phones.numbers}.union(*(each.numbers for each in flows)),
-            credentials=phones.credentials,
-            words=[*SECRETS, *self.stack.keys, *(key[21:] for key in self.stack.keys), MASTER, bytes.fromhex(MASTER)],
+            credentials=phones.credentials.union(*(each.sessions for each in flows)),
+            words={*SECRETS, *self.stack.keys, *(key[21:] for key in self.stack.keys), *keys_of(MASTER)}.union(
+                *(each.addresses for each in flows)
+            ),
         )
 
     def hunt(self, needles: Needles) -> list[Hit]:
@@ -247,7 +251,9 @@ class Scene:
         text = " and ".join(planted)
 
         def row() -> None:
-            run_sql(url, f"CREATE TABLE planted_{secrets.token_hex(8)} AS SELECT '{text}' AS said")
+            # More than once, or no statistics would have it.
+            table = f"planted_{secrets.token_hex(8)}"
+            run_sql(url, f"CREATE TABLE {table} AS SELECT '{text}' AS said FROM generate_series(1, 3)")  # noqa: S608 - both were made here
 
         def said() -> None:
             stack.command("client", "list", "--config", text)
@@ -272,8 +278,10 @@ class Scene:
             "redis slowlog": lambda: self.raw.echo(text),
             "redis monitor": lambda: self.raw.echo(text),
             "redis append-only file": lambda: self.raw.set("written", text),
+            "redis snapshot": lambda: self.raw.set("saved", text),
             "postgresql rows": row,
             "postgresql pages and journal": row,
+            "postgresql statistics": row,
             "postgresql queries": lambda: run_sql(url, f"SELECT pg_sleep(0.5), '{text}'"),
             "server logs": lambda: run_sql(url, f"SELECT '{text}'"),
             "what processes said": said,
@@ -282,6 +290,15 @@ class Scene:
             "http answers": answered,
             "arguments and environments": argued,
         }
+
+
+def keys_of(master: str) -> Iterator[str | bytes]:
+    """A master and every key that is made of it, as bytes and as they are printed."""
+    derived = Master.derive("one", bytes.fromhex(master))
+    keys = (derived.pepper, derived.index, derived.seal, derived.fingerprint, derived.auth, derived.check)
+    for key in (bytes.fromhex(master), *keys):
+        yield key
+        yield key.hex()
 
 
 @contextmanager

@@ -93,7 +93,14 @@ class Stack:
             "OTPSVC_METRICS_DIRECTORY": str(home / "metrics"),
             "PYTHONPATH": str(_install(private)),
             "PYTHONFAULTHANDLER": "1",
+            # Below what is searched, with what a crash leaves.
+            "TMPDIR": str(self._made(home / "temporary-0")),
         }
+
+    @staticmethod
+    def _made(folder: Path) -> Path:
+        folder.mkdir()
+        return folder
 
     def _write_settings(self) -> None:
         careless = f'type = "careless"\nledger = {json.dumps(str(self.ledger))}\n'

@@ -155,11 +155,14 @@ def test_warnings_are_lines(lines: Lines) -> None:
         warnings.simplefilter("always")
         logging.captureWarnings(capture=False)
         logging.captureWarnings(capture=True)
-        warnings.warn("to +33612345678", stacklevel=1)
+        warnings.warn(f"cannot read {CODE}: x", stacklevel=1)
+        warnings.warn(f"{CODE}\n:1: Fault: x", DeprecationWarning, stacklevel=1)
         logging.captureWarnings(capture=False)
-    (line,) = lines()
-    assert "py.warnings" in line
-    assert "12345678" not in line
+    first, second = lines()
+    for line, kind in ((first, "UserWarning"), (second, "DeprecationWarning")):
+        assert "py.warnings" in line
+        assert f"{kind} at test_logs.py:" in line
+        assert CODE not in line
 
 
 DYING = f"""

@@ -9,14 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otpsvc import ids
+from otpsvc.messages.text import Texts
 from otpsvc.redaction import is_telling, redacted, scrubbed
 from tests.logs.conftest import Lines, Objects, log, shared
 
 TELLING = [
     *("code", "guess", "text", "template", "to", "phone", "number", "password", "secret", "token", "authorization"),
     *("x-api-key", "api_key", "cookie", "metadata", "Authorization", "X-API-Key", "apiKey", "newCode", "phoneNumbers"),
-    *("set-cookie", "access_token", "Password"),
+    *("set-cookie", "access_token", "Password", "message", "msg", "smsText", "textMessage", "passphrase", "passcode"),
+    *("signature", "jwt", "credentials", "pwd", "session"),
 ]
+RESERVED = ("message", "msg")  # names of the library's own
 CODE = "4711081512"
 
 _SEPARATORS = st.sampled_from(["", "", " ", "-", ".", " (", ") ", "\u00a0", "\u2011", "/", "%20", " - "])
@@ -144,7 +147,7 @@ def test_nothing_under_a_telling_name_is_ever_written(lines: Lines, found: dict[
 @pytest.mark.parametrize("name", TELLING)
 def test_telling_names(lines: Lines, name: str) -> None:
     assert is_telling(name)
-    log.info("x", extra={name: CODE})
+    log.info("x", extra={"deep": {name: CODE}} if name in RESERVED else {name: CODE})
     log.info("x %s", {name: CODE})
     log.info(f"x { ({name: CODE})!r} y")
     log.info(f"Struct({name}={CODE!r})")
@@ -157,10 +160,24 @@ def test_other_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Your code is 471108", "code: 47 11 08", "guess=471108", "token: 471108", "Authorization: Bearer 471108"]
-)
+    "text",
+    [
+        "Your code is 471108", "code: 47 11 08", "guess=471108", "token: 471108", "Authorization: Bearer 471108",
+        "Il tuo codice è 471108", "Ваш код: 471108", "471108 is your Acme verification code.",
+        "passphrase=471108x", "https://gateway/send?user=u&key=471108x&v=1", "https://gateway/send?sig=471108abc",
+        "no answer to Bearer ey471108.x.y", "Basic dTp471108=",
+    ],
+)  # fmt: skip
 def test_words_that_give_it_away(lines: Lines, text: str) -> None:
     log.info(text)
     (line,) = lines()
     assert "471108" not in line
     assert "11 08" not in line
+
+
+@pytest.mark.parametrize("language", ["en", "fr", "it", "ru"])
+def test_no_text_of_ours_shows_its_code(language: str) -> None:
+    text = Texts().render(code="471108", ttl_s=300, template=None, locale=language, region=None).text
+    assert "471108" in text
+    assert "471108" not in scrubbed(f"not taken: {text}")
+    assert "471108" not in scrubbed(repr({"error": text}))

@@ -15,22 +15,26 @@ from otpsvc.testing import MemoryQueue
 
 
 class HandGates:
-    """Admits everybody, but what `closed` has for a sender; remembers what it was asked and told."""
+    """Admits everybody but whom `closed` and `demoted` name; remembers what it was asked and told."""
 
     def __init__(self) -> None:
         self.closed: dict[str, Admission] = {}
         self.asked: list[str] = []
         self.under_way: set[tuple[str, str]] = set()
         self.reports: list[tuple[str, Verdict, float]] = []
+        self.missing: list[tuple[str, str]] = []
+        self.demoted: set[str] = set()
         self.fails_with: Exception | None = None
 
-    async def admit(self, sender: str, permit: str, *, lapses_in_s: float) -> Admission:
+    async def admit(self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False) -> Admission:
         assert permit
         assert lapses_in_s > 0
         if self.fails_with is not None:
             raise self.fails_with
         self.asked.append(sender)
         admission = self.closed.get(sender, Admission())
+        if has_others and sender in self.demoted and not admission.held:
+            return Admission("demoted")
         if not admission.held:
             self.under_way.add((sender, permit))
         return admission
@@ -39,6 +43,13 @@ class HandGates:
         if permit:
             self.under_way.discard((sender, permit))
         self.reports.append((sender, verdict, hold_s))
+
+    async def missed(self, sender: str, number: str) -> None:
+        assert len(number) == 8
+        self.missing.append((sender, number))
+
+    def apart_s(self, sender: str) -> float:
+        return 0.0
 
 
 class MemoryBook:

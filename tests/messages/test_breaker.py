@@ -55,10 +55,13 @@ class Inner:
         self.fault: ApiError | None = None
         self.block: asyncio.Event | None = None
         self.asked: list[tuple[str, str, float]] = []
+        self.had_others: list[bool] = []
         self.reported: list[tuple[str, str, str, float]] = []
+        self.missing: list[tuple[str, str]] = []
 
-    async def admit(self, sender: str, permit: str, *, lapses_in_s: float) -> Admission:
+    async def admit(self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False) -> Admission:
         self.asked.append((sender, permit, lapses_in_s))
+        self.had_others.append(has_others)
         if self.block:
             await self.block.wait()
         if self.fault:
@@ -67,6 +70,12 @@ class Inner:
 
     async def report(self, sender: str, permit: str, verdict: Verdict, *, hold_s: float = 0.0) -> None:
         self.reported.append((sender, permit, verdict, hold_s))
+
+    async def missed(self, sender: str, number: str) -> None:
+        self.missing.append((sender, number))
+
+    def apart_s(self, sender: str) -> float:
+        return 1.0 if sender == "slow" else 0.001
 
 
 @pytest.fixture
@@ -147,6 +156,16 @@ async def test_a_report_about_no_call_goes_through(gates: LocalGates, inner: Inn
     await gates.report("hung", "", "fails")
     await gates.report("other", "unknown", "works")
     assert inner.reported == [("hung", "", "fails", 0.0), ("other", "unknown", "works", 0.0)]
+
+
+async def test_what_is_about_receipts_and_turns_is_decided_inside(gates: LocalGates, inner: Inner) -> None:
+    await gates.missed("a", "0badc0de")
+    assert inner.missing == [("a", "0badc0de")]
+    assert gates.apart_s("slow") == 1.0
+    assert gates.apart_s("a") == pytest.approx(0.05), "no more than this process could take"
+    inner.answer = Admission("demoted")
+    assert (await gates.admit("a", "p0", lapses_in_s=20, has_others=True)).held == "demoted"
+    assert inner.had_others == [True]
 
 
 def test_gates_that_let_nobody_in_are_refused(inner: Inner) -> None:

@@ -60,6 +60,20 @@ async def test_every_permit_is_given_back(house: House) -> None:
     assert ("a", "unclear", 3.0) in house.gates.reports
 
 
+async def test_a_permit_of_a_call_that_is_cut_off_keeps_nobody_out(house: House) -> None:
+    """A worker that stops: its successors must not wait until the permits of its calls lapse."""
+    sender = RecordingSender("a")
+    sender.gate.clear()
+    task = asyncio.create_task(house.deliver(house.dispatcher(sender)))
+    await sender.began.wait()
+    assert len(house.gates.under_way) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert house.gates.under_way == set()
+    assert house.gates.reports == [("a", "unclear", 0.0)]
+
+
 @pytest.mark.parametrize("why", ["gate", "begin", "unwanted"])
 async def test_a_call_that_was_not_made_is_no_verdict(why: str, house: House) -> None:
     sender = RecordingSender("a")
@@ -143,9 +157,15 @@ async def test_who_is_left_out_by_the_route_is_counted_and_not_asked(house: Hous
 
 
 async def test_a_message_held_for_long_is_told_of_a_bounded_number_of_times(house: House) -> None:
-    house.gates.closed["a"] = Admission("crowd", 0.1)
-    await house.work(house.dispatcher(RecordingSender("a")), most=200)
+    house.gates.closed["a"] = Admission("crowd", 5)
+    await house.work(house.dispatcher(RecordingSender("a")))
     assert house.end is not None
     assert house.end[0] in {FAILED, MessageStatus.EXPIRED}
     assert len(house.record.tried) == 5
-    assert house.record.claimed.tries < 80, "it comes back less and less often"
+
+
+async def test_a_gateway_that_puts_off_by_next_to_nothing_is_not_called_without_end(house: House) -> None:
+    sender = RecordingSender("a", [RetryLater(0.1)] * 4000)
+    await house.work(house.dispatcher(sender), most=400)
+    assert house.end == (FAILED, "no_time_left")
+    assert len(sender.sent) < 300, "about once a second, not ten times"

@@ -35,6 +35,7 @@ UNKNOWNS: dict[str, Any] = {
     "says so": Unknown("no answer"),
     "raises": ValueError(f"to {NUMBER}: {CODE}"),
     "raises an exception group": ExceptionGroup(CODE, [ValueError(NUMBER)]),
+    "ends the process": lambda message: (_ for _ in ()).throw(SystemExit(CODE)),
     "raises cancelled": lambda message: (_ for _ in ()).throw(asyncio.CancelledError(CODE)),
     "answers a string": lying(f"sent {CODE}"),
     "answers a tuple": lying(("accepted", NUMBER)),

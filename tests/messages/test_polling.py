@@ -13,6 +13,8 @@ from otpsvc.clock import SystemClock
 from otpsvc.errors import problem
 from otpsvc.messages.polling import MOST_AT_ONCE, run_polling
 from otpsvc.senders.contract import Capabilities, Channel, Receipt, ReceiptStatus, SentMessage
+from otpsvc.senders.http_client import NoAnswer
+from otpsvc.senders.questions import ask_each
 from otpsvc.testing import RecordingSender
 from tests.messages.house import House
 
@@ -87,7 +89,7 @@ async def test_what_a_gateway_says_is_taken_and_the_last_word_ends_it(house: Hou
         ("a", second.message_id, ReceiptStatus.SENT),
     ]
     assert house.book.ended == [first]
-    assert sender.polls == [[first.message_id, second.message_id], [second.message_id]]
+    assert [sorted(poll) for poll in sender.polls] == [[first.message_id, second.message_id], [second.message_id]]
 
 
 async def test_a_gateway_may_speak_of_nothing_else(house: House) -> None:
@@ -105,6 +107,7 @@ def hang(_: object) -> Any:
 
 FAULTS: dict[str, Callable[[Sequence[SentMessage]], Any]] = {
     "raises": lambda _: (_ for _ in ()).throw(ValueError("echo 987654")),
+    "exits": lambda _: (_ for _ in ()).throw(SystemExit),
     "answers nonsense": lambda _: 17,
     "answers with strings": lambda _: ["delivered"],
     "cancels itself": lambda _: (_ for _ in ()).throw(asyncio.CancelledError),
@@ -135,6 +138,27 @@ async def test_a_gateway_that_throttles_is_not_asked_without_a_pause(house: Hous
     sender = Polled("a", throttled, throttled, throttled)
     await polled(house, Taken(), sender, until=lambda: len(began) == 3)
     assert min(after - before for before, after in pairwise(began)) > 0.4
+
+
+async def test_a_message_that_gets_no_answer_keeps_none_from_theirs_for_ever(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of one poll come up together again, and a sender stops asking where its gateway does not answer."""
+    monkeypatch.setattr("otpsvc.messages.polling._MIN_PAUSE_S", 0.0)
+    monkeypatch.setattr("otpsvc.messages.polling._MAX_PAUSE_S", 0.0)
+    silent, *others = [note(house, "a", f"g-{number}") for number in range(9)]
+
+    async def ask(message: SentMessage) -> Receipt:
+        if message == silent:
+            raise NoAnswer("time-out")
+        return Receipt(status=DELIVERED, message_id=message.message_id)
+
+    def asked(due: Sequence[SentMessage]) -> Any:
+        return ask_each(due, ask)
+
+    sender, taken = Polled("a", *[asked] * 1000), Taken()
+    await polled(house, taken, sender, until=lambda: len(house.book.ended) == len(others) or len(sender.polls) == 1000)
+    assert {one.message_id for _, one in taken.receipts} == {one.message_id for one in others}
 
 
 async def test_a_sender_that_hangs_slows_no_other(house: House) -> None:

@@ -100,7 +100,8 @@ async def test_what_is_no_id_of_ours_is_unknown(message_id: str, house: House) -
     desk = await Desk(house).sent()
     assert await desk.take(DELIVERED, message_id=message_id) == "unknown"
     assert await desk.take(DELIVERED, message_id=new_message_id(partition=200).text) == "unknown"
-    assert await desk.take(DELIVERED, provider_id="y" * 256) == "unknown"
+    for provider_id in ("y" * 256, "g\0-1", "\ud800"):
+        assert await desk.take(DELIVERED, provider_id=provider_id) == "unknown"
     assert await desk.take(DELIVERED) == "unknown"
 
 
@@ -186,6 +187,38 @@ async def test_without_the_history_what_is_not_in_the_store_is_brought_again(hou
     assert await desk.take(DELIVERED, message_id=house.id) == "applied"
     with pytest.raises(ApiError):
         await desk.service.take("a", [Receipt(status=DELIVERED, provider_id="old-1")])
+
+
+async def test_without_the_history_what_the_store_holds_is_taken_all_the_same(house: House) -> None:
+    """A gateway that brings everything again and again would otherwise never get past the one that is gone."""
+    desk = await Desk(house).sent()
+    desk.past.fails_with = problem("SERVICE_UNAVAILABLE")
+    gone = [Receipt(status=DELIVERED, provider_id=f"old-{n}") for n in range(3)]
+    with pytest.raises(ApiError):
+        await desk.service.take("a", [*gone, Receipt(status=DELIVERED, message_id=house.id)])
+    assert house.end == (MessageStatus.DELIVERED, "a")
+    assert len(desk.past.asked) == 1, "a history that is away is waited for once"
+
+
+@pytest.mark.parametrize("status", list(ReceiptStatus))
+async def test_that_a_message_left_is_told_of_its_sender_once(status: ReceiptStatus, house: House) -> None:
+    heard: list[str] = []
+
+    async def hear(sender: str) -> None:
+        heard.append(sender)
+
+    desk = await Desk(house).sent()
+    desk.service = ReceiptService(book=house.book, past=desk.past, senders=SENDERS, observer=desk.observer, heard=hear)
+    receipts = [
+        Receipt(status=status, message_id=house.id),
+        Receipt(status=status, message_id=house.id),
+        Receipt(status=status, message_id=new_message_id(partition=0).text),
+        Receipt(status=status, provider_id="old-1"),
+    ]
+    await desk.service.take("b", receipts)
+    assert heard == []
+    await desk.service.take("a", receipts)
+    assert heard == {ReceiptStatus.SENT: ["a"], DELIVERED: ["a", "a"]}.get(status, [])
 
 
 async def test_a_thousand_at_once_are_taken_in_their_order(house: House, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,18 +1,16 @@
 """A process that races others on one store: `python racer.py <redis url>`.
 
-Reads one JSON line per race, `{"start_at": seconds since 1970, "calls": [[call, client, {arguments}], …]}`, makes all
-its calls at once when the time has come, and writes one JSON line: what each of them got.
+A plan is `{"calls": [[call, client, {arguments}], …]}`, all made at once; the answer is what each of them got.
 """
 
 import asyncio
-import json
 import sys
-import time
 from typing import Any
 
 from otpsvc.errors import ApiError
 from otpsvc.otp.model import OtpView, SentOtp, VerifiedOtp, WrongGuess
 from tests.otp.house import House, open_house
+from tests.redis.racing import be_racer
 
 
 async def outcome(house: House, call: str, client: str, arguments: dict[str, Any]) -> list[Any]:
@@ -36,16 +34,15 @@ async def outcome(house: House, call: str, client: str, arguments: dict[str, Any
     raise TypeError(type(answer))
 
 
-async def race(url: str) -> None:
+async def main(url: str) -> None:
     async with open_house(url) as house:
+
+        async def race(plan: dict[str, Any]) -> list[list[Any]]:
+            return await asyncio.gather(*(outcome(house, *call) for call in plan["calls"]))
+
         await house.raw.ping()
-        print("ready", flush=True)  # noqa: T201  (the answer goes through the pipe)
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            plan = json.loads(line)
-            await asyncio.sleep(plan["start_at"] - time.time())
-            answers = await asyncio.gather(*(outcome(house, *call) for call in plan["calls"]))
-            print(json.dumps(answers), flush=True)  # noqa: T201  (the answer goes through the pipe)
+        await be_racer(race)
 
 
 if __name__ == "__main__":
-    asyncio.run(race(sys.argv[1]))
+    asyncio.run(main(sys.argv[1]))

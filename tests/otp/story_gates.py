@@ -7,12 +7,13 @@ from otpsvc.redis.receipt_index import RedisReceiptIndex
 from otpsvc.senders.contract import Channel, Receipt, ReceiptStatus, SentMessage
 from tests.otp.house import House
 
-SENDER, BROKEN, RESTING = "steady", "broken", "resting"
+SENDER, BROKEN, RESTING, SILENT = "steady", "broken", "resting", "silent"
 LIMITS = {
     SENDER: SenderLimits(rate_per_s=0.01),
     BROKEN: SenderLimits(breaker_failures=1, concurrency=1),
     # It ends its pause at once, so that nobody has to wait to see what comes after it.
     RESTING: SenderLimits(breaker_failures=1, breaker_pause_s=0),
+    SILENT: SenderLimits(missed_receipts=1, missed_for_s=0),
 }
 MOST_POLLS = 10_000
 
@@ -36,11 +37,17 @@ async def pass_the_gates(house: House) -> None:
     await gates.report(BROKEN, "p2", "fails")
     assert await held(BROKEN) == "open"
     await call(RESTING, "p3", "fails")
-    assert [state.state for state in (await gates.states()).values()] == ["closed", "open", "half_open"]
+    states = await gates.states()
+    assert [states[name].state for name in (SENDER, BROKEN, RESTING)] == ["closed", "open", "half_open"]
     await gates.admit(RESTING, "p4", lapses_in_s=60)
     assert await held(RESTING) == "open"
     await gates.report(RESTING, "p4", "works")
     await gates.admit(RESTING, "p5", lapses_in_s=60)
+    for _ in range(2):
+        await gates.missed(SILENT, "0badc0de")
+    assert (await gates.admit(SILENT, "p6", lapses_in_s=60, has_others=True)).held == "demoted"
+    await gates.heard(SILENT)
+    await gates.missed(SILENT, "0badc0de")
 
 
 async def await_receipts(house: House) -> None:

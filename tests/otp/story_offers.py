@@ -3,7 +3,7 @@
 from otpsvc.devices.model import Device, DeviceStatus, Gone
 from otpsvc.devices.policy import Budget
 from tests.otp.house import House
-from tests.redis.phones import GIVE_UP_S, PULL_S, REPORT_S, Phones
+from tests.redis.phones import GIVE_UP_S, PULL_S, REPORT_S, SLOTS, Phones
 from tests.redis.presence import device_of, later
 
 FORGOTTEN = "+33655551111"
@@ -23,7 +23,7 @@ async def send_by_phone(house: House) -> None:
     await forget(phones, first)
     await wear_out(phones, first)
     await phones.presence.devices.retire(later(first, status=DeviceStatus.DISABLED), Gone.USER_LOGOUT)
-    assert await phones.offers.pull(first, limit=1) is None
+    assert await phones.offers.pull(first, limit=1, slots=SLOTS) is None
     await phones.report(first, ABSENT, "sent")
 
 

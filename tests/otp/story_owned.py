@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from otpsvc.clients.model import Principal
+from otpsvc.errors import problem
 from otpsvc.otp.ports import Ask
 from otpsvc.redis.messages import RedisMessageQueue
 from tests.otp.house import House, refusal_of
@@ -13,9 +14,9 @@ GUESSES = ("7391846205", "7391846206", "7391846207")
 
 
 class Judge:
-    """Says what it is told to, in the place of the gateways; `meanwhile` happens before it has said so."""
+    """Says what it is told to, or nothing, in the place of the gateways; `meanwhile` happens before that."""
 
-    def __init__(self, *, is_right: bool, meanwhile: Callable[[], Awaitable[object]] | None = None) -> None:
+    def __init__(self, *, is_right: bool | None, meanwhile: Callable[[], Awaitable[object]] | None = None) -> None:
         self._is_right = is_right
         self._meanwhile = meanwhile
 
@@ -23,17 +24,23 @@ class Judge:
         assert (ask.sender, ask.provider_id) == (SENDER, PROVIDER_ID)
         if self._meanwhile is not None:
             await self._meanwhile()
+        if self._is_right is None:
+            raise problem("SERVICE_UNAVAILABLE")
         return self._is_right
 
 
 async def put_guesses_to_a_gateway(house: House, fenced: House) -> None:
-    """Wrong, right, each told again, cancelled and expired meanwhile, and made in another history."""
+    """Wrong, right, each told again, undecided, cancelled and expired meanwhile, and made in another history."""
     caller = house.caller(OWN_CLIENT, code_length=len(GUESSES[0]))
     otp_id = await _carried(house, caller, "first")
     for guess, is_right in ((GUESSES[0], False), (GUESSES[1], True)):
         house.service._checker = Judge(is_right=is_right)
         await house.verify(otp_id, guess, caller=caller)
         await house.store.again()
+    house.service._checker = Judge(is_right=None)
+    otp_id = await _carried(house, caller, "silent")
+    for _ in range(2):
+        await refusal_of(house.verify(otp_id, GUESSES[2], caller=caller, key="once"))
     for one, fields in (
         (house, {"status": "cancelled"}),
         (house, {"status": "expired"}),

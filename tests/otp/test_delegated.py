@@ -2,56 +2,15 @@
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from otpsvc.otp.model import VerifiedOtp, WrongGuess
 from otpsvc.redis.messages import RedisMessageQueue
-from otpsvc.senders.contract import (
-    Accepted,
-    Capabilities,
-    Channel,
-    CheckOutcome,
-    NoSettings,
-    OutboundMessage,
-    Outcome,
-    Sender,
-    SentMessage,
-)
-from otpsvc.testing import sender_context
+from otpsvc.senders.contract import CheckOutcome, SentMessage
 from tests.otp.house import House, open_house, refusal_of
-
-THEIR_CODE, WRONG = "424242", ("131313", "141414", "151515", "161616")
-
-
-class Verifier(Sender[NoSettings]):
-    """A gateway that made THEIR_CODE; `answers` go before its own judgement, `asked` is what it was asked."""
-
-    capabilities = Capabilities(channels=frozenset({Channel.SMS}), owns_code=True)
-
-    def __init__(self) -> None:
-        super().__init__("verifier", NoSettings(), sender_context())
-        self.asked: list[str] = []
-        self.answers: list[CheckOutcome | Exception] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def send(self, message: OutboundMessage) -> Outcome:
-        return Accepted("session 1")
-
-    async def check(self, message: SentMessage, code: str) -> CheckOutcome:
-        assert message.provider_id == "session 1"
-        self.asked.append(code)
-        await self.gate.wait()
-        if self.answers:
-            answer = self.answers.pop(0)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-        return CheckOutcome.RIGHT if code == THEIR_CODE else CheckOutcome.WRONG
+from tests.otp.verifier import THEIR_CODE, WRONG, Verifier, carried, delegated, names, until_asked
 
 
 @pytest.fixture
@@ -66,25 +25,6 @@ def verifier(house: House) -> Verifier:
     made = Verifier()
     house.checks.use({made.name: made})
     return made
-
-
-async def delegated(house: House, **policy: Any) -> tuple[str, str]:
-    """Send a code through the gateway; return the OTP and our own code, which the person never saw."""
-    sent, code = await house.send_with_code(house.caller(**policy))
-    await carried(house)
-    return sent.otp_id, code
-
-
-async def carried(house: House, sender: str = "verifier") -> None:
-    (claimed,) = (await house.queue.claim(limit=1, lease_s=30)).messages
-    assert (claimed.code_length, claimed.max_attempts) == (6, 3)
-    assert await house.queue.begin(claimed.message_id, claimed.token, sender=sender)
-    assert await house.queue.record_sent(claimed.message_id, claimed.token, sender=sender, provider_id="session 1")
-
-
-async def names(house: House) -> Counter[str]:
-    entries = await house.raw.xrange(house.keys.partitions[0].events)
-    return Counter(fields[b"event"].decode() for _, fields in entries)
 
 
 async def test_the_gateways_code_verifies_once(house: House, verifier: Verifier) -> None:
@@ -137,14 +77,20 @@ async def test_of_parallel_right_guesses_exactly_one_wins(house: House, verifier
     assert (await names(house))["otp.verified"] == 1
 
 
-@pytest.mark.parametrize("answer", [CheckOutcome.UNKNOWN, RuntimeError(THEIR_CODE), TimeoutError()])
+@pytest.mark.parametrize("answer", [CheckOutcome.UNKNOWN, RuntimeError(THEIR_CODE), SystemExit(THEIR_CODE)])
 async def test_no_answer_costs_an_attempt_and_the_same_operation_asks_again(
-    house: House, verifier: Verifier, answer: CheckOutcome | Exception, caplog: pytest.LogCaptureFixture
+    house: House, verifier: Verifier, answer: CheckOutcome | BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     otp_id, _ = await delegated(house)
     verifier.answers = [answer]
-    assert (await refusal_of(house.verify(otp_id, THEIR_CODE, key="k"))).code == "SERVICE_UNAVAILABLE"
+    silent = await refusal_of(house.verify(otp_id, THEIR_CODE, key="k"))
+    assert (silent.code, silent.retry_after_s) == ("SERVICE_UNAVAILABLE", 10)
     assert (await refusal_of(house.verify(otp_id, WRONG[0], key="k"))).code == "IDEMPOTENCY_CONFLICT"
+    await house.age(8)
+    early = await refusal_of(house.verify(otp_id, THEIR_CODE, key="k"))
+    assert (early.code, early.reason, early.retry_after_s) == ("SERVICE_UNAVAILABLE", "undecided", 2)
+    assert verifier.asked == [THEIR_CODE]
+    await house.age(2)
     assert isinstance(await house.verify(otp_id, THEIR_CODE, key="k"), VerifiedOtp)
     again = await house.verify(otp_id, THEIR_CODE, key="k")
     assert isinstance(again, VerifiedOtp)
@@ -190,10 +136,10 @@ async def test_a_session_that_the_same_guess_may_have_ended_calls_it_wrong_for_n
     verifier.gate.clear()
     verifier.answers = [CheckOutcome.ENDED]
     first = asyncio.create_task(house.verify(otp_id, THEIR_CODE, key="k"))
-    while not verifier.asked:  # noqa: ASYNC110 - the question is what is waited for
-        await asyncio.sleep(0.01)
+    await until_asked(verifier)
     held, verifier.gate = verifier.gate, asyncio.Event()
     verifier.gate.set()
+    await house.age(10)
     assert (await refusal_of(house.verify(otp_id, THEIR_CODE, key="k"))).code == "SERVICE_UNAVAILABLE"
     held.set()
     assert isinstance(await first, VerifiedOtp)
@@ -246,8 +192,7 @@ async def test_an_otp_that_ends_while_the_gateway_thinks_is_not_verified(house: 
     otp_id, _ = await delegated(house)
     verifier.gate.clear()
     guess = asyncio.create_task(house.verify(otp_id, THEIR_CODE))
-    while not verifier.asked:  # noqa: ASYNC110 - the question is what is waited for
-        await asyncio.sleep(0.01)
+    await until_asked(verifier)
     await house.service.cancel(house.caller(), otp_id)
     verifier.gate.set()
     assert (await refusal_of(guess)).code == "OTP_NOT_FOUND"
@@ -272,8 +217,7 @@ async def test_a_wrong_guess_of_our_own_code_ends_nothing_while_another_is_with_
     await house.verify(otp_id, WRONG[0])
     verifier.gate.clear()
     asked = asyncio.create_task(house.verify(otp_id, THEIR_CODE))
-    while len(verifier.asked) < 2:  # noqa: ASYNC110 - the question is what is waited for
-        await asyncio.sleep(0.01)
+    await until_asked(verifier, 2)
     await house.resend(otp_id)
     await carried(house, "another")
     assert isinstance(await house.verify(otp_id, WRONG[1]), WrongGuess)

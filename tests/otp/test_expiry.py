@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from otpsvc.otp import sweep
 from otpsvc.otp.ports import Swept
 from otpsvc.otp.sweep import BATCH, run_sweep
 from tests.otp.house import OTHER_CLIENT, OTHER_NUMBER, House
@@ -124,7 +125,11 @@ async def test_what_was_told_to_have_expired_stays_so_when_the_clock_goes_back(h
     assert await house.status(sent.otp_id) == "expired"
 
 
-async def test_the_loop_outlives_whatever_the_store_says(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_loop_outlives_whatever_the_store_says(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sweep, "MAX_WAIT_S", 0.01)
+
     class Moody:
         def __init__(self) -> None:
             self.asked = 0

@@ -137,6 +137,10 @@ async def test_none_after_an_end(house: House) -> None:
     locked, code = await house.send_with_code(purpose="d")
     await house.lock(locked.otp_id, code)
     await house.refused(house.resend(locked.otp_id), "OTP_MAX_ATTEMPTS")
+    # While a gateway has not said whether the last guess is right, it is pending and has no attempt left.
+    used_up = await house.send(purpose="e")
+    await house.raw.hset(house.keys.partitions[0].otp_base + used_up.otp_id, "attempts", 3)
+    await house.refused(house.resend(used_up.otp_id), "OTP_MAX_ATTEMPTS")
     expired = await house.send(purpose="e", ttl_s=60)
     await house.age(61)
     await house.refused(house.resend(expired.otp_id), "OTP_EXPIRED")

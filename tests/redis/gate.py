@@ -16,17 +16,21 @@ class Gate:
 
     def __init__(self, house: House, name: str = "vonage-eu", **limits: Any) -> None:
         self.house, self.name = house, name
-        self.gates = RedisGates(house.client, house.keys, {name: SenderLimits(**limits)})
+        self._limits = SenderLimits(**limits)
+        self.gates = RedisGates(house.client, house.keys, {name: self._limits})
         self._made = 0
 
-    async def admit(self, permit: str = "", *, lapses_in_s: float = LAPSE_S) -> tuple[str, Admission]:
+    async def admit(
+        self, permit: str = "", *, lapses_in_s: float = LAPSE_S, has_others: bool = False
+    ) -> tuple[str, Admission]:
         self._made += 1
         permit = permit or f"permit{self._made}"
-        return permit, await self.gates.admit(self.name, permit, lapses_in_s=lapses_in_s)
+        admission = await self.gates.admit(self.name, permit, lapses_in_s=lapses_in_s, has_others=has_others)
+        return permit, admission
 
-    async def held(self) -> str:
+    async def held(self, *, has_others: bool = False) -> str:
         """Ask once without calling; give why nobody was let in, and keep no permit."""
-        permit, admission = await self.admit()
+        permit, admission = await self.admit(has_others=has_others)
         if not admission.held:
             await self.gates.report(self.name, permit, "unclear")
         return admission.held
@@ -41,6 +45,22 @@ class Gate:
         for _ in range(failures):
             await self.call("fails")
         assert await self.held() == "open"
+
+    async def miss(self, *numbers: int) -> None:
+        """Miss a receipt of a message to each of these numbers."""
+        for number in numbers:
+            await self.gates.missed(self.name, f"{number:08x}")
+
+    async def demote(self, missed: int = 3) -> None:
+        await self.miss(*range(missed))
+        await self.house.age(60)
+        await self.miss(0)
+        assert (await self.state()).is_demoted
+
+    async def hear(self) -> None:
+        """Hear of a message that left; as another process would, which heard of none before."""
+        limits = {self.name: self._limits}
+        await RedisGates(self.house.client, self.house.keys, limits).heard(self.name)
 
     async def state(self) -> GateState:
         return (await self.gates.states())[self.name]

@@ -1,18 +1,13 @@
-"""Processes that race for one sender's gate, each with its own connections, and how a test holds them.
+"""Processes that race for one sender's gate, each with its own connections.
 
-A racer reads one JSON line per race, `{"start_at": seconds since 1970, "limits": {…}, "what": …, …}`, does what it says
-when the time has come, and writes one JSON line with what came of it.
+A plan is `{"what": a method of `Racer`, "limits": {…}, "name": the racer's own, …}`; the rest is what that method
+takes.
 """
 
 import asyncio
-import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import redis.asyncio
@@ -21,63 +16,32 @@ from otpsvc.messages.policy import SenderLimits
 from otpsvc.redis.client import RedisClient
 from otpsvc.redis.gates import RedisGates
 from otpsvc.redis.keys import Keys
+from tests.redis.racing import Racers, be_racer, started
 
-ROOT = Path(__file__).parents[2]
-HEAD_START_S = 0.05
-LONGEST_RACE_S = 30
 LEDGER = "ledger"  # the test's own count of who holds a permit, beside the store's
 
 
 class GateRacers:
     """Several racers at once."""
 
-    def __init__(self, processes: list[subprocess.Popen[str]]) -> None:
-        self._processes = processes
+    def __init__(self, racers: Racers) -> None:
+        self._racers = racers
 
     def race(self, what: str, limits: dict[str, Any], **plan: Any) -> list[Any]:
         """Let all do the same at the same moment; give what each of them brought."""
-        start_at = time.time() + HEAD_START_S
-        for number, process in enumerate(self._processes):
-            assert process.stdin is not None
-            told = {"start_at": start_at, "what": what, "limits": limits, "name": f"racer{number}", **plan}
-            process.stdin.write(json.dumps(told) + "\n")
-            process.stdin.flush()
-        return [json.loads(_line(process)) for process in self._processes]
+        names = [f"racer{number}" for number in range(len(self._racers))]
+        return self._racers.race([{"what": what, "limits": limits, "name": name, **plan} for name in names])
 
     def kill(self) -> None:
         """End all of them as a crash would."""
-        for process in self._processes:
-            process.kill()
+        self._racers.kill()
 
 
 @contextmanager
 def start_gate_racers(redis_url: str, number: int) -> Iterator[GateRacers]:
     """Start the processes and end them."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, redis_url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        for _ in range(number)
-    ]
-    try:
-        for process in processes:
-            assert _line(process) == "ready\n"
-        yield GateRacers(processes)
-    finally:
-        for process in processes:
-            process.communicate()  # closes its stdin, which ends it
-
-
-def _line(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, "a racer ended early"
-    return line
+    with started(__file__, redis_url, number) as racers:
+        yield GateRacers(racers)
 
 
 class Racer:
@@ -87,9 +51,13 @@ class Racer:
         self.client = RedisClient(url, timeout_s=5, max_connections=8)
         self.raw: Any = redis.asyncio.Redis.from_url(url)
 
-    async def admits(self, gates: RedisGates, *, sender: str, name: str, calls: int, lapses_in_s: float) -> list[str]:
+    async def admits(
+        self, gates: RedisGates, *, sender: str, name: str, calls: int, lapses_in_s: float, has_others: bool = False
+    ) -> list[str]:
         """Ask so many times at once and keep what is given; give the words of the answers."""
-        asked = [gates.admit(sender, f"{name}-{n}", lapses_in_s=lapses_in_s) for n in range(calls)]
+        asked = [
+            gates.admit(sender, f"{name}-{n}", lapses_in_s=lapses_in_s, has_others=has_others) for n in range(calls)
+        ]
         return [admission.held or "admitted" for admission in await asyncio.gather(*asked)]
 
     async def works(self, gates: RedisGates, *, sender: str, name: str, workers: int, rounds: int) -> list[int]:
@@ -117,20 +85,25 @@ class Racer:
         await asyncio.gather(*(gates.report(sender, permit, verdict) for permit in permits))
         return [calls]
 
-    async def run(self) -> None:
-        await self.raw.ping()
-        print("ready", flush=True)  # noqa: T201  (the answer goes through the pipe)
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            plan = json.loads(line)
-            start_at, what, limits = plan.pop("start_at"), plan.pop("what"), plan.pop("limits")
-            gates = RedisGates(self.client, Keys("test", 1), {plan["sender"]: SenderLimits(**limits)})
-            await asyncio.sleep(start_at - time.time())
-            async with asyncio.timeout(LONGEST_RACE_S):
-                answer = await getattr(self, what)(gates, **plan)
-            print(json.dumps(answer), flush=True)  # noqa: T201  (as above)
-        await self.client.close()
-        await self.raw.aclose()
+    async def misses(self, gates: RedisGates, *, sender: str, name: str, calls: int) -> list[int]:
+        """Miss a receipt of each of so many numbers at once, the same for every racer."""
+        await asyncio.gather(*(gates.missed(sender, f"{n:08x}") for n in range(calls)))
+        return [calls]
+
+    async def answer(self, plan: dict[str, Any]) -> list[Any]:
+        what, limits = plan.pop("what"), plan.pop("limits")
+        gates = RedisGates(self.client, Keys("test", 1), {plan["sender"]: SenderLimits(**limits)})
+        answer: list[Any] = await getattr(self, what)(gates, **plan)
+        return answer
+
+
+async def main(url: str) -> None:
+    racer = Racer(url)
+    await racer.raw.ping()
+    await be_racer(racer.answer)
+    await racer.client.close()
+    await racer.raw.aclose()
 
 
 if __name__ == "__main__":
-    asyncio.run(Racer(sys.argv[1]).run())
+    asyncio.run(main(sys.argv[1]))

@@ -18,17 +18,18 @@ SENDER = "phones"
 PULL_S, REPORT_S, GIVE_UP_S = 10, 30, 60
 ONE_SIM = (Sim(slot=0, number=1),)
 SEALED = b"sealed by the pool"
+SLOTS = (SEALED[:2],)
 
 
 class Phones:
     """Short ways to send by phones: codes of one client and mode, unless a call says otherwise."""
 
-    def __init__(self, house: House, *, mode: Mode = "test", **policy: Any) -> None:
+    def __init__(self, house: House, *, mode: Mode = "test", is_fenced: bool = False, **policy: Any) -> None:
         self.house = house
         self._mode: Mode = mode
         self._policy = policy
         self.presence = Presence(house)
-        self.offers = RedisOffers(house.client, house.keys)
+        self.offers = RedisOffers(house.client, house.keys, is_fenced=is_fenced)
         index = RedisReceiptIndex(house.client, house.keys)
         self._receipts = RedisReceiptBook(house.client, house.keys, index, event_limit=100_000)
         self._numbers = itertools.count()
@@ -92,7 +93,7 @@ class Phones:
 
     async def pull(self, device: Device, *, limit: int = 100) -> list[Pulled]:
         await self.presence.seen(device, is_pull=True)
-        pulled = await self.offers.pull(device, limit=limit)
+        pulled = await self.offers.pull(device, limit=limit, slots=SLOTS)
         assert pulled is not None
         return list(pulled)
 

@@ -8,7 +8,7 @@ from typing import Any
 from otpsvc.devices.model import Device, DeviceStatus, Gone, Pulled, Told
 from otpsvc.devices.policy import Budget
 from tests.otp.house import OTHER_CLIENT, House
-from tests.redis.phones import SENDER, Phones
+from tests.redis.phones import SENDER, SLOTS, Phones
 from tests.redis.presence import later
 
 # As `House.age`, in one step of the server: a walk is long.
@@ -90,7 +90,7 @@ class PoolWalk:
         now = self._now()
         if await self.phones.presence.seen(device, is_pull=True) is None:
             return
-        for one in await self.phones.offers.pull(device, limit=100) or []:
+        for one in await self.phones.offers.pull(device, limit=100, slots=SLOTS) or []:
             self._check_pulled(device, one, before[one.message_id], duplicates)
             if not one.is_cancelling:
                 self._pulled_at.setdefault((device.id, one.message_id), now)

@@ -6,6 +6,7 @@ kernel ends these too.
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ from otpsvc.embedded.processes import as_child, bare_environment
 from tests.programs import free_port
 
 PATIENCE_S = 60.0
+_APPEND_ONLY, _KEPT = "appendonlydir", "kept"
 PRIMARY = "store"  # the name under which the sentinels know the primary
 SETTINGS = {
     "bind": "127.0.0.1",
@@ -94,6 +96,18 @@ class Server:
     async def restart(self) -> None:
         """Crash it and let it read its append-only file."""
         self.kill()
+        await self.start()
+
+    def remember(self) -> None:
+        """Put aside what its append-only file holds now; to be called while nobody writes."""
+        shutil.rmtree(self.folder / _KEPT, ignore_errors=True)
+        shutil.copytree(self.folder / _APPEND_ONLY, self.folder / _KEPT)
+
+    async def lose_the_rest(self) -> None:
+        """Crash it and let it read what was put aside: what it wrote since has never reached the disk."""
+        self.kill()
+        shutil.rmtree(self.folder / _APPEND_ONLY)
+        shutil.copytree(self.folder / _KEPT, self.folder / _APPEND_ONLY)
         await self.start()
 
     async def close(self) -> None:

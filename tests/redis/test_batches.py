@@ -9,6 +9,7 @@ import pytest
 
 from otpsvc.errors import ApiError
 from otpsvc.otp.model import VerifiedOtp, WrongGuess
+from otpsvc.redis.batches import MAX_BATCH
 from otpsvc.redis.client import RedisClient
 from otpsvc.redis.scripts import load
 from tests.otp.house import House, open_house, refusal_of, wrong
@@ -123,4 +124,28 @@ async def test_nobody_waits_for_ever_behind_a_mute_store(folder: Path) -> None:
         async with asyncio.timeout(20):
             errors = await asyncio.gather(*(refusal_of(client.ping()) for _ in range(300)))
         assert {error.code for error in errors} == {"SERVICE_UNAVAILABLE"}
+        await client.close()
+
+
+async def test_nobody_waits_for_long_behind_a_store_that_dribbles(folder: Path) -> None:
+    """Each reply comes just in time, and there are hundreds of them: at a second each the last would take minutes."""
+
+    async def dribble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while said := await reader.read(65_536):
+                for _ in range(said.count(b"\r\nWAIT\r\n") or said.count(b"*")):
+                    await asyncio.sleep(0.05 if b"WAIT" in said else 0)
+                    writer.write(b"+OK\r\n")
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_unix_server(dribble, folder / "slow.sock"):
+        client = RedisClient(f"unix://{folder / 'slow.sock'}", timeout_s=0.1, max_connections=1)
+        calls = [client.command("WAIT") for _ in range(MAX_BATCH)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert 0 < answers.count(b"OK") < MAX_BATCH / 2
+        late = {(one.code, one.reason) for one in answers if isinstance(one, ApiError)}
+        assert late == {("SERVICE_UNAVAILABLE", "store_timeout")}
         await client.close()

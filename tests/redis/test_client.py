@@ -55,12 +55,15 @@ async def test_a_store_that_cannot_write_changes_nothing(house: House, hindrance
     for call in (await calls_of(house, sent.otp_id, code)).values():
         error = await house.refused(call, "SERVICE_UNAVAILABLE")
         assert (error.retry_after_s, error.details) == (1, {})
-    for call in (house.verify(sent.otp_id, wrong(code)),):
+    for call in (house.verify(sent.otp_id, wrong(code)), house.client.ping()):
         await house.refused(call, "SERVICE_UNAVAILABLE")
     for name in hindrance:
         await house.raw.config_set(name, 0)
     assert (await house.get(sent.otp_id)).attempts_remaining == 3
     assert isinstance(await house.verify(sent.otp_id, code), VerifiedOtp)
+    before = await house.snapshot()
+    await house.client.ping()
+    assert await house.snapshot() == before
 
 
 async def test_a_short_hindrance_is_waited_for(house: House) -> None:

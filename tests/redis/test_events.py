@@ -160,6 +160,21 @@ async def test_what_is_acknowledged_after_the_stream_was_lost_holds_up_nobody(ho
     assert len(await house.stream.read(limit=10, wait_s=NOBODY)) == 1
 
 
+async def test_a_small_batch_stays_small_over_many_partitions(redis_url: str) -> None:
+    """A share of nothing would be all there is."""
+    async with open_house(redis_url, partitions=64) as house:
+        await house.stream.prepare()
+        for n in range(50):
+            await house.raw.xadd(
+                house.keys.partitions[3].events, {"event_id": f"e{n}", "event": "x", "occurred_at": 1, **OWNER}
+            )
+        found = 0
+        while found < 50:
+            batch = await house.stream.read(limit=2, wait_s=NOBODY)
+            assert 0 < len(batch) <= 8
+            found += len(batch)
+
+
 async def test_one_busy_partition_moves_as_fast_as_many(redis_url: str) -> None:
     async with open_house(redis_url, partitions=64) as house:
         await house.stream.prepare()

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import pytest
+
 from otpsvc.ids import parse_message_id
+from otpsvc.otp.ports import Tenant
 from tests.otp.house import CLIENT, NUMBER, OTHER_CLIENT, OTHER_NUMBER, House
 
 MASKED = "5678"  # what the mask leaves of NUMBER
@@ -32,6 +35,33 @@ async def test_what_is_pending_ends_and_its_records_say_nothing_more(house: Hous
     message = await house.records.find(CLIENT, "test", parse_message_id(view.message_id))
     assert message is not None
     assert (message.to, message.text, message.status, message.metadata) == ("", "", "cancelled", "")
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+async def test_what_is_older_than_the_limits_memory_is_erased_by_its_id(house: House, is_sent: bool) -> None:
+    """No worker ran, or the gateway is asked for its receipt yet: the record outlives the hour, the window does not."""
+    old = await house.send(metadata={"name": "Ann"})
+    other = await house.send(to=OTHER_NUMBER)
+    if is_sent:
+        messages = {message.message_id: message for message in await house.claim()}
+        await house.queue.record_sent(
+            old.message_id, messages[old.message_id].token, sender="x", provider_id="p", receipt_in_s=7200
+        )
+    await house.age(3700)
+    assert MASKED in await stored_text(house)
+    tenant, index = Tenant(CLIENT, "test"), house.keyring.index("number", NUMBER).hex()
+    ids = [old.message_id, old.message_id, "msg_of_nobody"]
+    for expected in (1, 0):
+        assert await house.redis_store.forget(tenant, partition=0, to_index=index, message_ids=ids) == (0, expected)
+    assert MASKED not in await stored_text(house)
+    message = await house.message(old.message_id)
+    assert (message["status"], message["to"], message["text"]) == ("sent" if is_sent else "cancelled", "", "")
+    assert (await house.message(other.message_id))["to"] == other.to
+    # By whomever it is named, it is erased for its owner only.
+    stranger = Tenant(OTHER_CLIENT, "test")
+    ids = [other.message_id]
+    assert await house.redis_store.forget(stranger, partition=0, to_index=index, message_ids=ids) == (0, 0)
+    assert (await house.message(other.message_id))["to"] == other.to
 
 
 async def test_what_has_ended_is_erased_too(house: House) -> None:

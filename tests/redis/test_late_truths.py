@@ -254,13 +254,13 @@ async def test_a_record_that_may_yet_change_stays_for_its_receipts(house: House,
 # -- what is told of one that waits
 
 
-async def test_what_may_come_again_at_every_lease_is_told_five_times(lived: TwiceLived) -> None:
-    for _ in range(8):
+async def test_what_may_come_again_at_every_lease_is_told_a_bounded_number_of_times(lived: TwiceLived) -> None:
+    for _ in range(12):
         await lived.claim()
         await lived.release("", [Tried("a", "held_rate"), Tried("b", "retry_later")], due_in_s=0.0, stale=0)
         await lived.look()
     told = await names(lived)
-    assert (told.count("message.tried"), told.count("message.postponed")) == (10, 5)
+    assert (told.count("message.tried"), told.count("message.postponed")) == (5 + 10, 5)
 
 
 # -- when a call began

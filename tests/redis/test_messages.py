@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
-from otpsvc.messages.model import ClaimedMessage, MessageStatus
+from otpsvc.messages.model import ClaimedMessage, MessageStatus, ReceiptFact, Tried
+from otpsvc.redis.messages import RedisMessageQueue
 from tests.otp.house import NUMBER, OTHER_NUMBER, House
+from tests.redis.lived import book_of
 
 
 async def one(house: House, lease_s: float = 60) -> ClaimedMessage:
@@ -161,6 +163,37 @@ async def test_no_sender_is_begun_for_what_is_no_longer_wanted(house: House, end
     before = await house.snapshot()
     assert not await house.queue.begin(sent.message_id, message.token, sender="vonage")
     assert await house.snapshot() == before
+
+
+@pytest.mark.parametrize("is_delivered", [False, True])
+async def test_who_made_the_code_is_asked_about_it_also_where_a_receipt_was_quicker(
+    house: House, is_delivered: bool
+) -> None:
+    queue = RedisMessageQueue(house.client, house.keys.partitions[0], with_codes=["verifier"])
+    sent = await house.send()
+    message = await one(house)
+    assert await queue.begin(sent.message_id, message.token, sender="verifier")
+    if is_delivered:
+        delivered = ReceiptFact(status="delivered")
+        assert await book_of(house).apply(sent.message_id, "verifier", delivered) == "applied"
+    for _ in range(2):
+        assert await queue.record_sent(sent.message_id, message.token, sender="verifier", provider_id="session 1")
+    check_by = await house.raw.hget(house.keys.partitions[0].otp_base + sent.otp_id, "check_by")
+    assert check_by.decode().split(" ", 2)[::2] == [sent.message_id, "verifier session 1"]
+    before = await house.snapshot()
+    assert not await queue.record_sent(sent.message_id, "stale", sender="verifier", provider_id="session 2")
+    assert await house.snapshot() == before
+
+
+async def test_a_call_is_told_also_where_the_message_was_long_held_up_before(house: House) -> None:
+    """At a full gate the bound of what is told is soon reached; that a gateway was called and put it off is a step."""
+    sent = await house.send()
+    steps = [Tried("a", "held_crowd")] * 8 + [Tried("a", "retry_later")] * 20
+    for step in steps:
+        message = await one(house)
+        assert await house.queue.release(sent.message_id, message.token, due_in_s=0, reason="x", tried=[step])
+    told = [event.data["outcome"] for event in await house.all_events() if event.name == "message.tried"]
+    assert told == ["held_crowd"] * 5 + ["retry_later"] * 10
 
 
 async def test_a_released_message_can_still_be_taken_back(house: House) -> None:

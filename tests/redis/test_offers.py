@@ -4,7 +4,7 @@ import pytest
 
 from otpsvc.devices.model import DeviceStatus, Gone, Sim
 from tests.otp.house import OTHER_CLIENT, House
-from tests.redis.phones import PULL_S, REPORT_S, SEALED, SENDER, Phones
+from tests.redis.phones import PULL_S, REPORT_S, SEALED, SENDER, SLOTS, Phones
 from tests.redis.presence import later
 
 
@@ -157,7 +157,7 @@ async def test_a_retired_phone_is_turned_away_and_hears_nothing(phones: Phones) 
     message_id, _ = await phones.offered()
     await phones.presence.devices.retire(later(phone, status=DeviceStatus.DISABLED), Gone.USER_LOGOUT)
     before = await phones.house.snapshot()
-    assert await phones.offers.pull(phone, limit=10) is None
+    assert await phones.offers.pull(phone, limit=10, slots=SLOTS) is None
     assert (await phones.report(phone, message_id, "sent")).outcome == "retired"
     assert await phones.house.snapshot() == before
 

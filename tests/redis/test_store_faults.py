@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from otpsvc.errors import ApiError
 from otpsvc.otp.model import VerifiedOtp, WrongGuess
@@ -215,6 +217,18 @@ async def test_too_few_replicas(server: Server, monkeypatch: pytest.MonkeyPatch)
     assert set(flowing.refused) == {"store_refused"}
 
 
+async def test_a_script_of_somebody_else_that_does_not_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BUSY, until somebody kills it."""
+    await server.raw.config_set("busy-reply-threshold", 20)
+    async with traffic(server, monkeypatch, timeout_s=PATIENT_S) as flowing, Redis(port=server.port) as somebody:
+        endless: asyncio.Future[Any] = asyncio.ensure_future(somebody.eval("while true do end", 0))
+        await asyncio.sleep(0.5)
+        await server.raw.script_kill()
+        with pytest.raises(ResponseError, match="killed"):
+            await endless
+    assert set(flowing.refused) == {"store_refused"}
+
+
 async def test_a_disk_that_takes_no_snapshot(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that cannot save what it was told to save refuses to write: MISCONF."""
     in_the_way = server.folder / "dump.rdb"
@@ -262,7 +276,8 @@ async def is_told_of_the_end(caplog: pytest.LogCaptureFixture) -> bool:
 
 def assert_one_line_per_outage(caplog: pytest.LogCaptureFixture) -> None:
     """A handful of lines tells of hundreds of refused calls: begin, end, begin, end."""
-    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    ours = (record for record in caplog.records if record.name.startswith("otpsvc."))
+    lines = [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
     assert 2 <= len(lines) <= 6
     assert len(lines) % 2 == 0
     assert all(line.startswith("the store is away (") for line in lines[::2])

@@ -43,16 +43,27 @@ local ENDS = {failed = 'message.failed', expired = 'message.expired', cancelled 
 local now = now_ms()
 
 local message = message_facts(arg.message_id)
+-- A record that is gone must not be made anew.
+local owns_code = arg.owns_code == '1' and arg.provider_id ~= '' and message.otp_id
+  and redis.call('EXISTS', arg.otp_base .. message.otp_id) == 1
+
+local function note_who_checks()
+  redis.call('HSET', arg.otp_base .. message.otp_id, 'check_by',
+    message.id .. ' ' .. now .. ' ' .. arg.sender .. ' ' .. arg.provider_id)
+end
+
 if message.token ~= arg.token then
-  if message.settled_by == arg.token then
-    return {'recorded'}
+  if message.settled_by ~= arg.token then
+    return {'stale'}
   end
-  return {'stale'}
+  -- A receipt that it was delivered came first, and knew nothing of the gateway's own id.
+  if owns_code and message.status == 'delivered' then
+    note_who_checks()
+  end
+  return {'recorded'}
 end
 local waiting = redis.call('LLEN', key.wake)
 local news = take_tried(message, arg.tried, false)
--- A record that is gone must not be made anew.
-local owns_code = arg.owns_code == '1' and redis.call('EXISTS', arg.otp_base .. message.otp_id) == 1
 local question = message.begun_by ~= '' and message.begun_by or message.awaiting
 local answered = arg.status ~= 'sent' and answered_by(message)
 -- What a worker says for its own part, not for want of an answer.
@@ -77,9 +88,8 @@ else
 end
 write_tried(message, news, now)
 if arg.status == 'sent' then
-  if owns_code and arg.provider_id ~= '' then
-    redis.call('HSET', arg.otp_base .. message.otp_id, 'check_by',
-      message.id .. ' ' .. now .. ' ' .. arg.sender .. ' ' .. arg.provider_id)
+  if owns_code then
+    note_who_checks()
   end
   if failure_of(message, arg.sender) then
     gateway_failed(message, arg.sender, now, waiting)

@@ -7,7 +7,7 @@ What limits the number stays, and what its pulled messages count against a SIM: 
 forgetting must hand nobody new codes, nor a SIM more recipients than it may write to.
 
 KEYS
-  sends         zset, this client's and mode's codes to the number: every record that could still name it is in there
+  sends         zset, this client's and mode's codes to the number in the last hour
   due           zset, when each waiting message is next due
   ends          zset, OTP, client and mode -> when its life is over
   events        stream
@@ -15,6 +15,7 @@ KEYS
 ARGV
   client
   mode
+  message_ids   of older messages to the number, with a space between them
   otp_base      names of other keys in this partition, short of their last part
   message_base
   sealed_base
@@ -43,6 +44,16 @@ local now = now_ms()
 local messages, otps, known, offers = {}, {}, {}, {}
 local n_messages, n_otps = 0, 0
 local message_ids = redis.call('ZRANGE', key.sends, 0, -1)
+local listed = {}
+for _, message_id in ipairs(message_ids) do
+  listed[message_id] = true
+end
+for message_id in string.gmatch(arg.message_ids, '%S+') do
+  if not listed[message_id] then
+    listed[message_id] = true
+    message_ids[#message_ids + 1] = message_id
+  end
+end
 for _, message_id in ipairs(message_ids) do
   local offer = offer_facts(arg.offer_base .. message_id, message_id)
   if offer and offer.mode == arg.mode then

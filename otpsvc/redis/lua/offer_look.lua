@@ -83,6 +83,7 @@ elseif is_under_way then
 elseif is_left and is_good then
   next_look = now + offer.pull_ms
 end
+local may_duplicate = is_silent or offer.is_of_before
 if choice then
   offer.by[device] = is_waiting and 'withdrawn' or is_silent and 'silent' or state
   offer.moves = offer.moves + (is_waiting and 0 or 1)
@@ -115,9 +116,9 @@ if dropped then
 end
 if choice then
   local outcome = is_waiting and (is_gone and 'gone' or 'not_pulled') or is_silent and 'silent' or 'failed'
-  tell_of_pass(offer, device, outcome, is_silent, now)
+  tell_of_pass(offer, device, outcome, may_duplicate, now)
   hand_over(offer, choice, now)
-  return {'moved', offer.sender, '', '', offer.holder, is_silent and 1 or 0, outcome, age,
+  return {'moved', offer.sender, '', '', offer.holder, may_duplicate and 1 or 0, outcome, age,
     offer.holder .. ' enqueued'}
 end
 if not is_told(offer) then

@@ -73,7 +73,8 @@ if not FROM[status] or not FROM[status][state] then
 end
 
 local has_failed, has_left = status == 'failed' or status == 'cancelled', status == 'sent' or status == 'delivered'
-local was_offered, is_holder, sim = state == 'offered', offer.holder == arg.device_id, sim_of(offer)
+local is_holder, sim, is_of_before = offer.holder == arg.device_id, sim_of(offer), offer.is_of_before
+local was_offered = state == 'offered' or (is_holder and offer.is_perhaps_pulled)
 offer.by[arg.device_id] = status
 local is_owed, choice, is_spent, dropped, call = false, nil, false, nil, ''
 if has_left then
@@ -126,9 +127,10 @@ if dropped then
   take_back(offer, dropped)
 end
 if choice then
-  tell_of_pass(offer, arg.device_id, status, false, now)
+  tell_of_pass(offer, arg.device_id, status, is_of_before, now)
   hand_over(offer, choice, now)
-  return {'moved', offer.sender, '', '', offer.holder, 0, 'failed', age, offer.holder .. ' enqueued'}
+  return {'moved', offer.sender, '', '', offer.holder, is_of_before and 1 or 0, 'failed', age,
+    offer.holder .. ' enqueued'}
 end
 if is_owed then
   redis.call('DEL', key.text)

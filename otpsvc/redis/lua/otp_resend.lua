@@ -99,7 +99,8 @@ end
 if status == 'expired' or ends_at <= now then
   return {'expired', now}
 end
-if status == 'locked' then
+-- With none left it may yet be pending, while a gateway has not said whether a guess is right.
+if status == 'locked' or attempts_left <= 0 then
   return {'locked', now}
 end
 if resends >= tonumber(arg.max_resends) then

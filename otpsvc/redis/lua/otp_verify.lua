@@ -3,7 +3,9 @@ otp_verify: count one guess, compare it, and consume the OTP if it is right: onc
 
 The record keeps an operation, a fingerprint and the outcome of each counted guess, so that a call whose answer was lost
 can be made again without costing an attempt. Where the message went out through a gateway that makes its own code, a guess
-that is not ours is counted all the same and then has to be put to that gateway; `otp_check` takes its answer.
+that is not ours is counted all the same and then has to be put to that gateway; `otp_check` takes its answer. Each time
+that is counted before it is done: one guess is put to a gateway three times at most, and not again while its answer may
+be on its way.
 
 KEYS
   otp             hash, the OTP's record
@@ -31,7 +33,8 @@ ARGV
 Returns
   right           now, to, purpose, metadata, verified_at, 1 where this operation had its answer before
   wrong           now, attempts left, 1 where this operation had its answer before
-  ask             now, message_id, when that message was sent, the sender whose gateway is to be asked, the gateway's id, 1 where it was asked about this guess before
+  ask             now, message_id, when that message was sent, the sender whose gateway is to be asked, the gateway's id, 1 where it was asked about these digits before
+  undecided       now, when: the gateway was asked and has not said yet; nobody asks it again before then
   conflict        now: the operation was used for another guess
   not_found       now: unknown, another owner's, another number, purpose or session, verified, superseded or cancelled
   fenced          now: made in another history
@@ -53,6 +56,9 @@ Events
 -- include append_event
 
 local HOUR_MS = 3600000
+local MOST_QUESTIONS = 3
+-- Longer than anybody waits for a gateway.
+local QUESTION_MS = 10000
 local now = now_ms()
 
 local otp = redis.call('HMGET', key.otp, 'client', 'mode', 'number', 'purpose', 'session', 'status', 'expires_at',
@@ -67,6 +73,12 @@ local function ask(is_repeat)
   return {'ask', now, checked_message, tonumber(sent_at), checker, provider_id, is_repeat}
 end
 
+-- Before it is put: nobody who dies meanwhile forgets it. The event's id tells the second run of a call whose answer was
+-- lost from another call.
+local function count_question(attempt, n)
+  redis.call('HSET', key.otp, 'question_' .. attempt, n .. ' ' .. arg.event_id, 'question_' .. attempt .. '_at', now)
+end
+
 if otp[1] ~= arg.client or otp[2] ~= arg.mode
   or (arg.number ~= '' and arg.number ~= number)
   or (arg.purpose ~= '' and arg.purpose ~= purpose)
@@ -76,8 +88,10 @@ end
 if is_fenced_off(otp[21]) then
   return {'fenced', now}
 end
+local repeated, was_asked
 for i = 1, attempts do
   local operation, guess, outcome = string.match(otp[17 + i], '^(%S+) (%S+) (%S+)$')
+  was_asked = was_asked or (outcome == 'asked' and guess == arg.guess and operation ~= arg.operation)
   if operation == arg.operation then
     if guess ~= arg.guess then
       return {'conflict', now}
@@ -85,10 +99,10 @@ for i = 1, attempts do
     if outcome == 'right' then
       return {'right', now, otp[15], purpose, otp[16], tonumber(otp[17]), 1}
     end
-    if outcome == 'asked' and status == 'pending' and ends_at > now and checked_message == message_id then
-      return ask(1)
+    if outcome == 'wrong' then
+      return {'wrong', now, max_attempts - i, 1}
     end
-    return {'wrong', now, max_attempts - i, 1}
+    repeated = i
   end
 end
 if status == 'verified' or status == 'superseded' or status == 'cancelled' then
@@ -97,6 +111,27 @@ end
 -- What was told to have expired stays so, wherever the clock goes.
 if status == 'expired' or ends_at <= now then
   return {'expired', now}
+end
+if repeated then
+  local asked = redis.call('HMGET', key.otp, 'question_' .. repeated, 'question_' .. repeated .. '_at')
+  local n, call = string.match(asked[1] or '1 -', '^(%d+) (%S+)$')
+  local again_at = math.min(tonumber(asked[2] or 0), now) + QUESTION_MS
+  if call == arg.event_id then
+    -- This very call, whose answer was lost.
+    return ask((was_asked or tonumber(n) > 1) and 1 or 0)
+  end
+  if now < again_at then
+    return {'undecided', now, math.min(again_at, ends_at)}
+  end
+  if checked_message ~= message_id then
+    -- Another code is on its way, and nobody asks about this one any more.
+    return {'wrong', now, max_attempts - repeated, 1}
+  end
+  if tonumber(n) >= MOST_QUESTIONS then
+    return {'undecided', now, ends_at}
+  end
+  count_question(repeated, n + 1)
+  return ask(1)
 end
 if status == 'locked' or attempts >= max_attempts then
   return {'no_attempts', now}
@@ -128,7 +163,8 @@ if is_right then
 end
 if is_asked then
   -- Whether it failed, nobody knows yet.
-  return ask(0)
+  count_question(attempts, 1)
+  return ask(was_asked and 1 or 0)
 end
 window_add(arg.fails_base .. number, arg.otp_id .. ':' .. attempts, HOUR_MS, now)
 append_event(nth_event_id(0), 'otp.rejected', arg.otp_id, message_id, arg.client, arg.mode, now, 'attempt', attempts)

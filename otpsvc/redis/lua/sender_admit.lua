@@ -2,6 +2,8 @@
 sender_admit: decide whether a sender may be called once more now, and count that call as under way if so.
 
 A refusal changes nothing. A permit that is under way already is admitted again and costs nothing: its answer was lost.
+A sender whose receipts do not come (`sender_report`) is called last: where others could go, only one message now and then
+is let in, to see whether its receipt comes.
 
 KEYS
   gate          hash, the sender's breaker, hold and rate
@@ -12,22 +14,27 @@ ARGV
   concurrency   how many calls may be under way
   rate_per_s    how many calls may begin per second; 0 where nothing bounds them
   burst         how many may begin at once after a rest
+  has_others    1 where another sender could carry the message, else 0
+  probe_ms      so often a sender without receipts is tried all the same; 0 where their absence means nothing
 Returns
   admitted
   open          in how many ms to ask again: the breaker is open, or the one call that tries is under way
   crowd         in how many ms to ask again: enough calls are under way
   rate          in how many ms to ask again: enough calls began, or the gateway asked to be left alone
+  demoted       0: its receipts do not come, so let others go first
 Events
 ]]
 -- include now_ms
 -- include sender_gate
 
-local TRIAL_MS = 2000 -- ask again so long after somebody else was let in to try
+local TRIAL_MS = 1000 -- ask again so long after somebody else was let in to try
 local CROWD_MS = 500
 
 local now = now_ms()
-local gate = redis.call('HMGET', key.gate, 'opened_at', 'pause_ms', 'probe', 'held_at', 'hold_ms', 'tokens', 'filled_at')
+local gate = redis.call('HMGET', key.gate, 'opened_at', 'pause_ms', 'probe', 'held_at', 'hold_ms', 'tokens', 'filled_at',
+  'demoted_at', 'tried_at')
 local opened_at, probe, filled_at = gate[1], gate[3], gate[7]
+local is_demoted = gate[8] and arg.probe_ms ~= '0'
 if is_under_way(arg.permit, now) then
   return {'admitted'}
 end
@@ -41,6 +48,9 @@ if paused > 0 then
 end
 if opened_at and is_under_way(probe, now) then
   return {'open', TRIAL_MS}
+end
+if is_demoted and arg.has_others == '1' and left_of(gate[9], arg.probe_ms, now) > 0 then
+  return {'demoted', 0}
 end
 if count_under_way(now) >= tonumber(arg.concurrency) then
   return {'crowd', CROWD_MS}
@@ -67,7 +77,10 @@ end
 if opened_at then
   redis.call('HSET', key.gate, 'probe', arg.permit)
 end
-if tokens or opened_at then
+if is_demoted then
+  redis.call('HSET', key.gate, 'tried_at', now)
+end
+if tokens or opened_at or is_demoted then
   redis.call('PEXPIRE', key.gate, 3600000)
 end
 return {'admitted'}

@@ -1,7 +1,10 @@
 -- The fence: a promoted replica may lack the last writes, and would hand back attempts and used codes. So an OTP names
 -- the history that it was made in, and ends with it. Every promotion begins a new one; a restart does too.
+local known_history
+
 local function history_id()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  known_history = known_history or string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  return known_history
 end
 
 -- An OTP without a name was made while the fence was off.

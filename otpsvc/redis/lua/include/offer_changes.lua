@@ -8,12 +8,15 @@ local DAY_MS, HOUR_MS = 86400000, 3600000
 local function write_offer(offer)
   local states = {}
   for device, state in pairs(offer.by) do
-    states[#states + 1] = device .. '=' .. state
+    -- A doubt is no pull: it stays one for as long as nothing more is known.
+    local is_doubt = offer.is_perhaps_pulled and device == offer.holder and state == 'pulled'
+    states[#states + 1] = device .. '=' .. (is_doubt and 'offered' or state)
   end
   redis.call('HSET', offer.record, 'by', table.concat(states, ' '), 'holder', offer.holder, 'slot', offer.slot,
     'sim_number', offer.sim_number, 'offered_at', offer.offered_at, 'heard_at', offer.heard_at, 'moves', offer.moves,
     'changes', offer.changes, 'recipient_was_at', offer.recipient_was_at, 'recipient_at', offer.recipient_at,
-    'is_withdrawn', offer.is_withdrawn, 'owed', offer.owed, 'told', offer.told, 'recipient', offer.recipient)
+    'is_withdrawn', offer.is_withdrawn, 'owed', offer.owed, 'told', offer.told, 'recipient', offer.recipient,
+    'history', offer.history)
 end
 
 -- The events of a message stand in the stream of its own partition: its name was learned from the offer.

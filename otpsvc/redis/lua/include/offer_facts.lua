@@ -6,12 +6,23 @@ local LEAST_LIFE_MS = 5000 -- a code with less life left is given to no phone
 -- The states of a phone that may have sent the message, or may yet.
 local MAY_HAVE = {pulled = true, processed = true, sent = true, delivered = true, silent = true}
 
+-- In another history than that in which the offer was last handed over, the last writes may be lost: whoever was to pull
+-- it may have done so, and another phone may have been given it since (`is_of_before`). So nothing is taken back as
+-- unpulled there, and whoever is given it now may be the second one. The fence decides whether it is given at all.
+local function be_of_before(offer)
+  offer.is_of_before = offer.history ~= '' and offer.history ~= history_id()
+  offer.is_perhaps_pulled = offer.is_of_before and offer.by[offer.holder] == 'offered'
+  if offer.is_perhaps_pulled then
+    offer.by[offer.holder], offer.heard_at = 'pulled', offer.offered_at
+  end
+end
+
 -- `record` is its name. Nil where there is no offer (any more).
 local function offer_facts(record, message_id)
   local facts = redis.call('HMGET', record, 'client', 'mode', 'sender', 'channel', 'created_at',
     'otp_id', 'tries', 'message', 'otp', 'events', 'recipient', 'operator', 'expires_at', 'pull_ms', 'report_ms',
     'give_up_at', 'pinned', 'holder', 'slot', 'sim_number', 'offered_at', 'heard_at', 'moves', 'recipient_was_at',
-    'recipient_at', 'is_withdrawn', 'owed', 'told', 'by', 'changes')
+    'recipient_at', 'is_withdrawn', 'owed', 'told', 'by', 'changes', 'history')
   if not facts[1] then
     return nil
   end
@@ -22,10 +33,11 @@ local function offer_facts(record, message_id)
     pinned = facts[17], holder = facts[18], slot = facts[19], sim_number = facts[20],
     offered_at = tonumber(facts[21]), heard_at = tonumber(facts[22]), moves = tonumber(facts[23]),
     recipient_was_at = facts[24], recipient_at = tonumber(facts[25]), is_withdrawn = facts[26], owed = facts[27],
-    told = facts[28], changes = tonumber(facts[30]), by = {}}
+    told = facts[28], changes = tonumber(facts[30]), history = facts[31] or '', by = {}}
   for device, state in string.gmatch(facts[29], '(%S+)=(%S+)') do
     offer.by[device] = state
   end
+  be_of_before(offer)
   return offer
 end
 

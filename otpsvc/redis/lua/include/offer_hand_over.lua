@@ -6,7 +6,8 @@ local function be_held_by(offer, choice, now)
   offer.holder, offer.slot, offer.sim_number = choice.device, choice.slot, choice.sim_number
   offer.recipient_was_at, offer.recipient_at = choice.recipient_was_at, choice.recipient_at
   offer.by[choice.device], offer.offered_at, offer.heard_at = 'offered', now, 0
-  offer.changes = offer.changes + 1
+  offer.changes, offer.history = offer.changes + 1, history_id() or ''
+  offer.is_of_before, offer.is_perhaps_pulled = false, false
 end
 
 -- Writes it, after `write_offer`.

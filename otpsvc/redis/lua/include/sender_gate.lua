@@ -25,3 +25,8 @@ local function is_under_way(permit, now)
   local lapses_at = permit and tonumber(redis.call('ZSCORE', key.calls, permit))
   return lapses_at and lapses_at > now and lapses_at <= now + MAX_LAPSE_MS
 end
+
+-- How many numbers are in a row of missing receipts: the sign of each, and a space behind it.
+local function count_missed(row)
+  return select(2, string.gsub(row, '%S+', ''))
+end

@@ -4,9 +4,11 @@
 -- include event_ids
 -- include answered_by
 
--- What may come again at every lease; the first times are worth telling.
-local TOLD_TRIES = 5
-local MAY_BE_ASKED_AGAIN = {retry_later = true, held_open = true, held_rate = true, held_crowd = true}
+-- What may come again at every lease; the first times are worth telling. A call that was made is worth telling also where
+-- it was long held up before, so these are counted apart.
+local TOLD_TRIES, TOLD_CALLS = 5, 10
+local MAY_BE_ASKED_AGAIN = {retry_later = true, held_open = true, held_rate = true, held_crowd = true,
+  held_demoted = true}
 
 local function tell_tried(message, sender, outcome, is_duplicate, now)
   append_event(next_event_id(), 'message.tried', message.otp_id, message.id, message.client, message.mode, now,
@@ -19,6 +21,8 @@ end
 -- it failed was not silent, and that is told.
 local function take_tried(message, words, may_duplicate)
   local news = {}
+  local record = arg.message_base .. message.id
+  local n_put_off = string.find(words, 'retry_later', 1, true) and tonumber(redis.call('HGET', record, 'put_off')) or 0
   for sender, outcome in string.gmatch(words, '(%S+) (%S+)') do
     local failure = outcome == 'silent' and failure_of(message, sender)
     outcome = failure or outcome
@@ -26,8 +30,11 @@ local function take_tried(message, words, may_duplicate)
     local is_duplicate = is_silent and may_duplicate
     local is_told = is_silent and (message.dup[sender] or (message.was[sender] == 'silent' and not is_duplicate))
       or failure and (message.dup[sender] or message.told_failed == sender)
-    if not is_told and (not may_be_asked_again or tonumber(message.tries) <= TOLD_TRIES) then
-      news[#news + 1] = {sender = sender, outcome = outcome, is_duplicate = is_duplicate}
+    local is_call = outcome == 'retry_later'
+    local is_worth_it = not may_be_asked_again or tonumber(message.tries) <= TOLD_TRIES or is_call and n_put_off < TOLD_CALLS
+    if not is_told and is_worth_it then
+      n_put_off = n_put_off + (is_call and 1 or 0)
+      news[#news + 1] = {sender = sender, outcome = outcome, is_duplicate = is_duplicate, is_call = is_call}
       if failure then
         message.told_failed = sender
       end
@@ -46,6 +53,9 @@ local function write_tried(message, news, now)
   for _, one in ipairs(news) do
     if one.is_duplicate then
       redis.call('HSET', arg.message_base .. message.id, 'dup:' .. one.sender, '1')
+    end
+    if one.is_call then
+      redis.call('HINCRBY', arg.message_base .. message.id, 'put_off', 1)
     end
     tell_tried(message, one.sender, one.outcome, one.is_duplicate, now)
   end
