@@ -238,7 +238,8 @@ def run(arguments: "list[str]") -> None:
 
 def test(arguments: "list[str]") -> None:
     """Run the tests; arguments go to pytest."""
-    workers = str(min(4, max(2, os.cpu_count() or 2)))
+    # One more than a small machine has cores: half of the time a test waits for a store, a process or a deadline.
+    workers = str(min(4, max(3, os.cpu_count() or 1)))
     become(ready("dev").command("python"), "-m", "pytest", "-n", workers, *arguments)
 
 

@@ -126,7 +126,7 @@ WORDS: Mapping[tuple[Row, str], frozenset[str]] = {
     (HANDOVERS, "outcome"): _REJECTIONS | {"accepted", "retry_later", "unknown", "unmapped"},
     (HOLDS, "why"): frozenset({"open", "rate", "crowd", "quiet", "price", "demoted"}),
     (RECEIPTS, "status"): frozenset(status.value for status in ReceiptStatus),
-    (RECEIPTS, "outcome"): frozenset({"applied", "repeated", "foreign", "unknown", "parked", "late"}),
+    (RECEIPTS, "outcome"): frozenset({"applied", "repeated", "foreign", "unknown", "parked", "late", "unmapped"}),
     (MESSAGES_ENDED, "status"): frozenset(status.value for status in MessageStatus),
     (MESSAGES_ENDED, "reason"): _REJECTIONS
     | {"none", "no_sender", "no_time_left", "unknown_outcome", "unreadable", "code_ended", "retry_later"},

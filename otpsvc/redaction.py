@@ -43,7 +43,7 @@ _NAMED_TEXT = re.compile(
 )
 _NAMED_WORD = re.compile(
     r"((?:\b|_)(?:passw(?:or)?d|passphrase|passcode|pwd|secret|token|(?:api|access|private)[_-]?key|(?<=[?&])key|sig"
-    r"|signature|jwt|cookie|authorization)s?[\"']?\s{0,4}[:=]\s{0,4})(?:(?:basic|bearer|digest)\s+)?[^\s\"',;&]+",
+    r"|signature|jwt|cookie|authorization)s?[\"']?\s{0,4}[:=]\s{0,4})(?:(?:basic|bearer|digest)\s+)?[^\s\"',;]+",
     re.IGNORECASE,
 )
 _CREDENTIALS = re.compile(r"(\b(?:basic|bearer)\s{1,4})[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE)

@@ -63,14 +63,19 @@ class Turns:
         self._last: dict[str, float] = {}
 
     def next(self, sender: str, after_s: float, apart_s: float) -> float:
-        """Return in how many seconds the next one should ask again, not before `after_s`."""
+        """Give away the next turn: return in how many seconds to ask again, not before `after_s`."""
+        turn_s = self.look(sender, after_s, apart_s)
+        self._last[sender] = self._clock.monotonic() + turn_s
+        return turn_s
+
+    def look(self, sender: str, after_s: float, apart_s: float) -> float:
+        """Return in how many seconds the next turn is, and give it to nobody."""
         now = self._clock.monotonic()
         turn = first = now + after_s
         if sender in self._last:
             turn = max(first, self._last[sender] + apart_s)
         if turn > first + _LONGEST_TURN_S:
             turn = first
-        self._last[sender] = turn
         return turn - now
 
 
@@ -92,7 +97,9 @@ class LocalGates:
         self._clock = clock or SystemClock()
         self._under_way: dict[str, dict[str, float]] = {}
 
-    async def admit(self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False) -> Admission:
+    async def admit(
+        self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False, may_probe: bool = True
+    ) -> Admission:
         """Ask here first, then inside. Raises ApiError SERVICE_UNAVAILABLE."""
         now = self._clock.monotonic()
         calls = {one: lapses_at for one, lapses_at in self._under_way.get(sender, {}).items() if lapses_at > now}
@@ -102,7 +109,9 @@ class LocalGates:
         calls[permit] = now + lapses_in_s
         is_admitted = False
         try:
-            admission = await self._inner.admit(sender, permit, lapses_in_s=lapses_in_s, has_others=has_others)
+            admission = await self._inner.admit(
+                sender, permit, lapses_in_s=lapses_in_s, has_others=has_others, may_probe=may_probe
+            )
             is_admitted = not admission.held
         finally:
             if not is_admitted:

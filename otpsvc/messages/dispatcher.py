@@ -157,7 +157,7 @@ class Dispatcher:
             return UnsealError("sealed text is not a message")
 
     def _walk(self, lease: Lease, content: Content) -> Walk:
-        # A number counts once in a row of missing receipts; kept in the store for an hour at most, as its limits are.
+        # A number counts once in a row of missing receipts; its sign is in the store until that row is over.
         number = self._keyring.index("missed", content.to).hex()[:8]
         return Walk(
             lease,

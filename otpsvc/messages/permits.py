@@ -32,8 +32,13 @@ class Permits:
 
     async def ask(self, sender: str, *, timeout_s: float, has_others: bool) -> Admission:
         """Ask to call a sender for at most `timeout_s`; raises ApiError."""
+        # A receipt that does not come for a test's message, whose number may be made up, says nothing of the sender.
         admission = await self._gates.admit(
-            sender, self._permit, lapses_in_s=timeout_s + _MARGIN_S, has_others=has_others
+            sender,
+            self._permit,
+            lapses_in_s=timeout_s + _MARGIN_S,
+            has_others=has_others,
+            may_probe=not self._is_test,
         )
         if not admission.held:
             self._owed.append((sender, "unclear", 0.0))
@@ -44,7 +49,7 @@ class Permits:
         self._owed[-1] = (sender.name, *verdict_of(outcome, is_pool=sender.capabilities.is_pool))
 
     def missed(self, sender: str) -> None:
-        """Take note that no receipt followed a sender's word; not of a test's message, whose number may be made up."""
+        """Take note that no receipt followed a sender's word; not of a test's message."""
         if not self._is_test:
             self._missed.append(sender)
 
@@ -63,5 +68,9 @@ class Permits:
                 await self.give_back()
 
     def turn(self, sender: str, after_s: float) -> float:
-        """Return in how many seconds to ask for a sender again that cannot be called before `after_s`."""
+        """Take a turn: in how many seconds to ask for a sender again that cannot be called before `after_s`."""
         return self._turns.next(sender, after_s, self._gates.apart_s(sender))
+
+    def next_turn(self, sender: str, after_s: float) -> float:
+        """Return what `turn` would, and take none."""
+        return self._turns.look(sender, after_s, self._gates.apart_s(sender))

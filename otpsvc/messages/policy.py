@@ -30,7 +30,7 @@ class SenderLimits(msgspec.Struct, frozen=True, kw_only=True):
     breaker_pause_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     missed_receipts: Annotated[int, Meta(ge=0, le=100)] = 10
     missed_for_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
-    demoted_probe_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    demoted_probe_s: Annotated[float, Meta(ge=1, le=1800)] = 60.0  # well below the hour that a gate is remembered
 
 
 def best_pace_s(concurrency: int, rate_per_s: float | None = None) -> float:

@@ -160,11 +160,14 @@ class Admission(NamedTuple):
 class SenderGates(Protocol):
     """Breaker, rate and concurrency of each sender, and whether its receipts come: one state for all workers."""
 
-    async def admit(self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False) -> Admission:
+    async def admit(
+        self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False, may_probe: bool = True
+    ) -> Admission:
         """Ask to call `sender` once. The permit counts as under way until it is reported or has lapsed.
 
         With `has_others` another sender could carry the message, so that one whose receipts do not come is held as
-        `demoted`, but for a try now and then. Raises ApiError SERVICE_UNAVAILABLE.
+        `demoted`, but for a try now and then; `may_probe` says whether this message would do as one. Raises ApiError
+        SERVICE_UNAVAILABLE.
         """
         ...
 

@@ -20,7 +20,10 @@ _FAILURES = LAST_WORDS - {ReceiptStatus.DELIVERED}
 _HAS_LEFT = frozenset({ReceiptStatus.SENT, ReceiptStatus.DELIVERED})
 _UNHELD = frozenset({"unknown", "parked"})
 _IS_NEWS = frozenset({"applied", "late"})
+_MAY_BE_NEWS = _IS_NEWS | {"parked"}
 _MAX_ID_LENGTH = 255
+_MAX_DETAIL_LENGTH = 80
+_MOST_DIGITS = 5  # more of them could be a code of ours, or a number
 
 _log = logging.getLogger(__name__)
 
@@ -94,8 +97,12 @@ class ReceiptService:
         return True
 
     async def _note(self, sender: str, receipt: Receipt, outcome: str) -> None:
+        word = outcome
+        if receipt.is_unmapped is True and receipt.status in _FAILURES and outcome in _MAY_BE_NEWS:
+            word = "unmapped"
+            _log.warning("sender %s: a message failed under a code that no table knows: %s", sender, _shown(receipt))
         if self._observer is not None:
-            self._observer.receipt_taken(sender, receipt.status.value, outcome)
+            self._observer.receipt_taken(sender, receipt.status.value, word)
         if self._heard is not None and receipt.status in _HAS_LEFT and outcome in _IS_NEWS:
             await self._heard(sender)
 
@@ -105,6 +112,13 @@ def _fact(receipt: Receipt) -> ReceiptFact:
         return ReceiptFact(status=receipt.status.value)
     kind = receipt.kind or RejectionKind.UNDELIVERABLE
     return ReceiptFact(status=receipt.status.value, kind=kind.value, next_may_try=RULES[kind].next_may_try)
+
+
+def _shown(receipt: Receipt) -> str:
+    """Return a receipt's detail if it can be logged: a stranger's may hold the number, or digits of the text."""
+    detail = receipt.detail
+    is_line = isinstance(detail, str) and len(detail) <= _MAX_DETAIL_LENGTH and detail.isprintable()
+    return detail if is_line and sum(map(str.isdigit, detail)) <= _MOST_DIGITS else "(not shown)"
 
 
 def _ours(message_id: str | None) -> str | None:

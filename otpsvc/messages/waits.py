@@ -2,7 +2,8 @@
 
 Who is held is passed, and the message comes back for the one that can be called first. One at its bound may be waited
 for by the route's rule. Of many messages that wait for one sender each has its own moment to ask again, so that a place
-that becomes free is taken soon, and a crowd costs no more than the sender could take.
+that becomes free is taken soon, and a crowd costs no more than the sender could take. Where a crowd waits for one, its
+next moment may be later than another's, so moments are compared, not bounds.
 """
 
 from math import inf
@@ -24,6 +25,7 @@ _DEMOTED = "demoted"
 _AT_ITS_BOUND = frozenset({"rate", "crowd"})
 _TOLD_TRIES = 5  # a message may be held back without end while its code lives; the first times are worth telling
 _LEAST_PAUSE_S = 0.05
+_FOR_THE_NEXT_S = 5.0  # who waits for a full sender leaves the next one so much of the time in which it may be asked
 _RETRY_PAUSE_S, _MAX_RETRY_PAUSE_S = 0.1, 1.0
 
 
@@ -35,7 +37,7 @@ class Waits:
         self._lease = lease
         self._route = route
         self._permits = permits
-        self._soonest: tuple[float, str, str] | None = None
+        self._passed: list[tuple[float, str, str]] = []
 
     def held(self, name: str, admission: Admission) -> Postponed | None:
         """Take note that a sender is held; return until when the message waits for it, None where the next may go."""
@@ -48,7 +50,7 @@ class Waits:
         pause_s = max(admission.after_s, _LEAST_PAUSE_S)
         if admission.held in _AT_ITS_BOUND and pause_s <= (left_s := self._full_wait_left_s()):
             return self._in_turn(name, pause_s, word, most_s=left_s)
-        self._come_back(pause_s, word, name)
+        self._passed.append((pause_s, word, name))
         return None
 
     def put_off(self, sender: Sender[Any], after_s: float) -> None:
@@ -58,21 +60,20 @@ class Waits:
         """
         self._lease.tried.append(Tried(sender.name, RETRY_LATER))
         if sender.capabilities.is_pool:
-            self._come_back(after_s, RETRY_LATER)
+            self._passed.append((after_s, RETRY_LATER, ""))
         else:
             least_s = self._lease.pause_s(_RETRY_PAUSE_S, _MAX_RETRY_PAUSE_S)
-            self._come_back(max(after_s, least_s), RETRY_LATER, sender.name)
+            self._passed.append((max(after_s, least_s), RETRY_LATER, sender.name))
 
     def soonest(self) -> Postponed | None:
         """Return when the first of those that were passed may be called; None if nobody was."""
-        if self._soonest is None:
+        if not self._passed:
             return None
-        after_s, reason, name = self._soonest
+        after_s, reason, name = min(self._passed, key=lambda one: self._next_turn_s(one[2], one[0]))
         return self._in_turn(name, after_s, reason) if name else self._lease.later(after_s, reason)
 
-    def _come_back(self, after_s: float, reason: str, name: str = "") -> None:
-        if self._soonest is None or after_s < self._soonest[0]:
-            self._soonest = (after_s, reason, name)
+    def _next_turn_s(self, name: str, after_s: float) -> float:
+        return self._permits.next_turn(name, after_s) if name else after_s
 
     def _in_turn(self, name: str, after_s: float, reason: str, *, most_s: float = inf) -> Postponed:
         useful_s = min(self._lease.life_s() - MIN_LIFE_S - DUE_MARGIN_S, most_s)
@@ -80,6 +81,8 @@ class Waits:
 
     def _full_wait_left_s(self) -> float:
         """Return for how long the message is still to wait for a sender at its bound."""
-        claimed = self._lease.claimed
-        age_s = (claimed.expires_at_ms - claimed.created_at_ms) / 1000 - self._lease.life_s()
-        return self._route.full_wait_s - age_s if self._route.on_full == "wait" else 0.0
+        if self._route.on_full != "wait":
+            return 0.0
+        claimed, life_s = self._lease.claimed, self._lease.life_s()
+        age_s = (claimed.expires_at_ms - claimed.created_at_ms) / 1000 - life_s
+        return min(self._route.full_wait_s - age_s, life_s - MIN_LIFE_S - _FOR_THE_NEXT_S)

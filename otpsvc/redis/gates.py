@@ -55,7 +55,9 @@ class RedisGates:
         self._clock = clock or SystemClock()
         self._heard_at: dict[str, float] = {}
 
-    async def admit(self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False) -> Admission:
+    async def admit(
+        self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False, may_probe: bool = True
+    ) -> Admission:
         """Run `sender_admit`. The same permit again gets the same answer; none counts for longer than five minutes.
 
         Raises ValueError for an empty permit, ApiError SERVICE_UNAVAILABLE.
@@ -73,6 +75,7 @@ class RedisGates:
                 "rate_per_s": str(limits.rate_per_s or 0),
                 "burst": str(max(1.0, (limits.rate_per_s or 0) * _BURST_S)),
                 "has_others": int(has_others),
+                "may_probe": int(may_probe),
                 "probe_ms": int(limits.demoted_probe_s * 1000) if limits.missed_receipts else 0,
             },
         )
@@ -150,8 +153,10 @@ class RedisGates:
     async def _state(self, sender: str) -> GateState:
         status, values = await self._client.run("sender_state", self._names(sender), {})
         failures, open_ms, held_ms, calls, missed, demoted = values
+        # Where it was switched off since, nobody goes by what is still written down.
+        is_demoted = demoted == 1 and self._limits_of(sender).missed_receipts > 0
         return GateState(
-            cast("GateStatus", status), failures, open_ms / 1000, held_ms / 1000, calls, missed, demoted == 1
+            cast("GateStatus", status), failures, open_ms / 1000, held_ms / 1000, calls, missed, is_demoted
         )
 
     def _limits_of(self, sender: str) -> SenderLimits:

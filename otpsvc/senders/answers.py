@@ -7,12 +7,12 @@ Nothing here raises for what a gateway may send.
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from otpsvc.senders.contract import Outcome, Rejected, RejectionKind, Unknown
-from otpsvc.senders.error_maps import GatewayMap
+from otpsvc.senders.error_maps import GatewayMap, shown_code
 from otpsvc.senders.http_client import GatewayAnswer
 
 MAX_RECEIPT_BYTES = 65_536
@@ -21,6 +21,17 @@ NO_MORE_QUESTIONS = frozenset({401, 403, 429, 503})  # true of every message, no
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
 _OUR_ID = re.compile(r"msg_[0-9a-z]{26}")
+
+
+class Failure(NamedTuple):
+    """Why a message that was taken failed, `detail` in words that may be shown; `kind` is None if it did not fail.
+
+    `is_unmapped`: no table knows the code that it failed under.
+    """
+
+    kind: RejectionKind | None = None
+    detail: str = ""
+    is_unmapped: bool = False
 
 
 def outcome_of_answer(
@@ -59,12 +70,14 @@ def unmapped(outcome: Outcome) -> Outcome:
     return Rejected(kind, outcome.detail, is_unmapped=True)
 
 
-def failure_of(codes: GatewayMap, code: object) -> tuple[RejectionKind, str]:
-    """Say why a message that was taken failed, and in words that may be shown; without a code it is undeliverable."""
+def failure_of(codes: GatewayMap, code: object) -> Failure:
+    """Say why a message that was taken failed; without a code it is undeliverable."""
     if code is None:
-        return RejectionKind.UNDELIVERABLE, ""
+        return Failure(RejectionKind.UNDELIVERABLE)
     row = codes.row("failure", code)
-    return codes.kind(code), f"code {row.code}" if row else "unmapped code"
+    if row is None:
+        return Failure(codes.kind(code), f"unmapped code {shown_code(code)}", is_unmapped=True)
+    return Failure(codes.kind(code), f"code {row.code}")
 
 
 def decoded(body: bytes) -> object:

@@ -195,7 +195,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """One statement about one message: named by our id, by the gateway's, or by both.
 
     `receipt_id` is the gateway's id of this statement, the same when it is repeated. `happened_at`: seconds since
-    1970 by the gateway's clock. `kind` says why, for FAILED.
+    1970 by the gateway's clock. `kind` says why, for FAILED. `is_unmapped`: it failed under a code that is in no table,
+    so `kind` is a guess that somebody should look at.
     """
 
     status: ReceiptStatus
@@ -205,6 +206,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     happened_at: float | None = None
     kind: RejectionKind | None = None
     detail: str = ""
+    is_unmapped: bool = False
 
 
 class ReceiptRequest(msgspec.Struct, frozen=True, kw_only=True):

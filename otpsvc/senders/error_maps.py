@@ -1,7 +1,7 @@
 """What the codes of a gateway mean to us, read from data: one file per gateway in `maps/`, one row per code.
 
-A code is looked up, never guessed at: what no row knows is GATEWAY_ERROR and says so (`Rejected.is_unmapped`), so that
-it is counted and somebody adds the row. The files hold our own words only; a gateway's text never comes from here or
+A code is looked up, never guessed at: what no row knows is GATEWAY_ERROR and says so (`is_unmapped` of a Rejected or a
+Receipt), so that it is counted and somebody adds the row. The files hold our own words only; a gateway's text never comes from here or
 goes through here.
 
 Columns: `table` (`send`: answers to a send; `failure`: why a message that was taken failed; `state`: words for how far
@@ -93,7 +93,7 @@ class GatewayMap:
         """Return what a send came to. `after_s`, where the gateway named a pause, goes before the table's."""
         row = self.row("send", code)
         if row is None:
-            return Rejected(RejectionKind.GATEWAY_ERROR, f"unmapped code {_shown(code)}", is_unmapped=True)
+            return Rejected(RejectionKind.GATEWAY_ERROR, f"unmapped code {shown_code(code)}", is_unmapped=True)
         told = detail or f"code {row.code}"
         match row.outcome:
             case "accepted":
@@ -142,7 +142,7 @@ def _folded(code: object) -> str:
     return str(code).strip().casefold()
 
 
-def _shown(code: object) -> str:
+def shown_code(code: object) -> str:
     """Show a code only if it looks like one: a gateway may put anything in its place."""
     text = str(code).strip()
     is_code = len(text) <= _MAX_SHOWN_CODE and text.replace("-", "").replace("_", "").replace(".", "").isalnum()

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from msgspec import Meta
 
 from otpsvc.senders.addresses import check_url
-from otpsvc.senders.answers import fields, gateway_id, moment, our_id
+from otpsvc.senders.answers import Failure, fields, gateway_id, moment, our_id
 from otpsvc.senders.api_keys import check_api_key
 from otpsvc.senders.contract import (
     Accepted,
@@ -239,17 +239,18 @@ class HttpSmsSender(Sender[HttpSmsSettings]):
         receipt_id: str | None,
         happened_at: float | None,
     ) -> Receipt:
-        status, kind, detail = self._map.status(word), None, ""
+        status, failure = self._map.status(word), Failure()
         if status is ReceiptStatus.FAILED:
-            kind, detail = self._map.failure(reason)
+            failure = self._map.failure(reason)
         return Receipt(
             status=status,
             message_id=message_id,
             provider_id=provider_id,
             receipt_id=receipt_id,
             happened_at=happened_at,
-            kind=kind,
-            detail=detail,
+            kind=failure.kind,
+            detail=failure.detail,
+            is_unmapped=failure.is_unmapped,
         )
 
 

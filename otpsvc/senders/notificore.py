@@ -17,6 +17,7 @@ from otpsvc.senders.addresses import check_url
 from otpsvc.senders.answers import (
     MAX_RECEIPT_BYTES,
     MAX_RECEIPT_ITEMS,
+    Failure,
     decoded,
     failure_of,
     fields,
@@ -183,8 +184,15 @@ class NotificoreSender(Sender[NotificoreSettings]):
         if not isinstance(word, str) or (message_id is None and provider_id is None):
             return None
         status = self._codes.status(word)
-        kind, detail = failure_of(self._codes, word) if status is ReceiptStatus.FAILED else (None, "")
-        return Receipt(status=status, message_id=message_id, provider_id=provider_id, kind=kind, detail=detail)
+        failure = failure_of(self._codes, word) if status is ReceiptStatus.FAILED else Failure()
+        return Receipt(
+            status=status,
+            message_id=message_id,
+            provider_id=provider_id,
+            kind=failure.kind,
+            detail=failure.detail,
+            is_unmapped=failure.is_unmapped,
+        )
 
     def _reference(self, message_id: str) -> str:
         """Return the gateway's name for a message: 29 or 30 letters and digits, from which the id can be read back."""

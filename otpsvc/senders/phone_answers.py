@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from otpsvc.senders.answers import MAX_RECEIPT_BYTES, fields, outcome_of_answer
+from otpsvc.senders.answers import MAX_RECEIPT_BYTES, Failure, fields, outcome_of_answer
 from otpsvc.senders.contract import (
     Outcome,
     ReceiptRefusal,
@@ -54,10 +54,14 @@ class PhoneMap:
         """Return how far a message is; UNKNOWN for a word that no row knows."""
         return self._own.status(word)
 
-    def failure(self, *words: object) -> tuple[RejectionKind, str]:
+    def failure(self, *words: object) -> Failure:
         """Say why a phone failed, with words of ours; GATEWAY_ERROR where no row knows any of the gateway's words."""
         row = self.failure_row(*words)
-        return (RejectionKind(row.outcome), row.code) if row else (RejectionKind.GATEWAY_ERROR, _UNMAPPED)
+        if row is not None:
+            return Failure(RejectionKind(row.outcome), row.code)
+        # Where nothing was said there is no word to add to a table.
+        is_told = any(str(word).strip() for word in words if isinstance(word, str | int))
+        return Failure(RejectionKind.GATEWAY_ERROR, _UNMAPPED, is_unmapped=is_told)
 
     def failure_row(self, *words: object) -> MapRow | None:
         """Return the row of the first of these words that any row knows."""

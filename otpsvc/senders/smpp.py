@@ -237,15 +237,24 @@ class SmppSender(Sender[SmppSettings]):
                 self._carried.taken(carried, self._id_of(answer))
                 self._carried.end(carried)
                 status, kind, provider_id = ReceiptStatus.ACCEPTED, None, carried.provider_id
+                is_unmapped = False
             elif answer.status == wire.OK:
                 return
             else:
                 outcome = _meaning(answer)
                 kind = outcome.kind if isinstance(outcome, Rejected) else RejectionKind.UNAVAILABLE
+                is_unmapped = isinstance(outcome, Rejected) and outcome.is_unmapped
                 status, provider_id = ReceiptStatus.FAILED, None
             detail = f"answered late with status {shown_status(answer.status)}"
             self._tell_later(
-                Receipt(status=status, message_id=message_id, provider_id=provider_id, kind=kind, detail=detail)
+                Receipt(
+                    status=status,
+                    message_id=message_id,
+                    provider_id=provider_id,
+                    kind=kind,
+                    detail=detail,
+                    is_unmapped=is_unmapped,
+                )
             )
 
         return tell

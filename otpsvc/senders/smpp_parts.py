@@ -100,4 +100,5 @@ def _receipt(told: Told, provider_id: str | None, message_id: str | None = None)
         happened_at=told.happened_at,
         kind=told.kind,
         detail=told.detail,
+        is_unmapped=told.is_unmapped,
     )

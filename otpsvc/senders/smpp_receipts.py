@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from otpsvc.senders.answers import Failure
 from otpsvc.senders.contract import ReceiptStatus, RejectionKind
 from otpsvc.senders.error_maps import GatewayMap
 from otpsvc.senders.smpp_ids import MessageIds
@@ -29,13 +30,17 @@ _FAILURES = frozenset({ReceiptStatus.FAILED, ReceiptStatus.EXPIRED, ReceiptStatu
 
 
 class Told(NamedTuple):
-    """What a receipt says about the message of `provider_id`, in the form of our ids. `kind` is set for failures."""
+    """What a receipt says about the message of `provider_id`, in the form of our ids. `kind` is set for failures.
+
+    `is_unmapped`: it failed under a code of the SMSC's that neither a table nor its settings know.
+    """
 
     provider_id: str
     status: ReceiptStatus
     kind: RejectionKind | None
     detail: str
     happened_at: float | None
+    is_unmapped: bool = False
 
 
 def is_receipt(delivery: Delivery) -> bool:
@@ -68,8 +73,16 @@ def read_receipt(
     if codes.row("state", state) is None:
         state = fields.get("stat", state)
     status = codes.status(state)
-    kind, detail = _why(delivery, fields.get("err", ""), state, error_kinds) if status in _FAILURES else (None, "")
-    return Told(provider_id, status, kind, detail, _moment(fields.get("done date"), utc_offset_h))
+    failure = _why(delivery, fields.get("err", ""), state, error_kinds) if status in _FAILURES else Failure()
+    return Told(
+        provider_id,
+        status,
+        failure.kind,
+        failure.detail,
+        _moment(fields.get("done date"), utc_offset_h),
+        # The other ends say themselves why.
+        failure.is_unmapped and status is ReceiptStatus.FAILED,
+    )
 
 
 def _fields(body: bytes) -> dict[str, str]:
@@ -83,24 +96,28 @@ def _fields(body: bytes) -> dict[str, str]:
 
 def _why(
     delivery: Delivery, error: str, state: str, error_kinds: Mapping[str, RejectionKind]
-) -> tuple[RejectionKind, str]:
+) -> Failure:
     codes = GatewayMap.load(CODES)
     said = [f"state {state}"] if _CODE.fullmatch(state) else []
+    is_told = False
     if _CODE.fullmatch(error):
         said.append(f"err {error}")
+        is_told = bool(error.strip("0"))
     own = error_kinds.get(error.lstrip("0"))
     if own is not None:
-        return own, " ".join(said)
+        return Failure(own, " ".join(said))
     candidates = [f"err-{error.lstrip('0')}", f"state-{state}"]
     if delivery.network_error_code is not None:
         network, number = delivery.network_error_code
         said.append(f"network error {network}/{number}")
         # Only here is it certain whose table the number is from.
         candidates[:0] = [f"gsm-{number}"] if network == _GSM_NETWORK else []
+        is_told = is_told or number != 0
     for candidate in candidates:
         if codes.row("failure", candidate) is not None:
-            return codes.kind(candidate), " ".join(said)
-    return RejectionKind.UNDELIVERABLE, " ".join(said)
+            is_by_state = candidate == f"state-{state}"
+            return Failure(codes.kind(candidate), " ".join(said), is_unmapped=is_told and is_by_state)
+    return Failure(RejectionKind.UNDELIVERABLE, " ".join(said), is_unmapped=is_told)
 
 
 def _moment(date: str | None, utc_offset_h: float | None) -> float | None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from otpsvc.phone_encryption import encrypted
 from otpsvc.senders.addresses import check_url
-from otpsvc.senders.answers import fields, gateway_id, moment, our_id
+from otpsvc.senders.answers import Failure, fields, gateway_id, moment, our_id
 from otpsvc.senders.contract import (
     Accepted,
     Capabilities,
@@ -230,10 +230,10 @@ class SmsGateSender(Sender[SmsGateSettings]):
     def _receipt(
         self, word: str, provider_id: str, reason: object, happened_at: float | None, receipt_id: str | None
     ) -> Receipt:
-        status, kind, detail = self._map.status(word), None, ""
+        status, failure = self._map.status(word), Failure()
         if status is ReceiptStatus.FAILED:
-            kind, detail = self._map.failure(reason)
-            if detail == "TTL expired":
+            failure = self._map.failure(reason)
+            if failure.detail == "TTL expired":
                 status = ReceiptStatus.EXPIRED
         return Receipt(
             status=status,
@@ -241,8 +241,9 @@ class SmsGateSender(Sender[SmsGateSettings]):
             provider_id=provider_id,
             receipt_id=receipt_id,
             happened_at=happened_at,
-            kind=kind,
-            detail=detail,
+            kind=failure.kind,
+            detail=failure.detail,
+            is_unmapped=failure.is_unmapped,
         )
 
     def _name_of(self, message_id: str) -> str:

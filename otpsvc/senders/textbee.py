@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from otpsvc.senders.addresses import check_url
-from otpsvc.senders.answers import fields, gateway_id, moment
+from otpsvc.senders.answers import Failure, fields, gateway_id, moment
 from otpsvc.senders.api_keys import check_api_key
 from otpsvc.senders.contract import (
     Accepted,
@@ -182,17 +182,18 @@ class TextBeeSender(Sender[TextBeeSettings]):
         message_id: str | None = None,
         receipt_id: str | None = None,
     ) -> Receipt:
-        status, kind, detail = self._map.status(word), None, ""
+        status, failure = self._map.status(word), Failure()
         if status is ReceiptStatus.FAILED:
-            kind, detail = self._map.failure(told.get("errorCode"), told.get("errorMessage"))
+            failure = self._map.failure(told.get("errorCode"), told.get("errorMessage"))
         return Receipt(
             status=status,
             message_id=message_id,
             provider_id=provider_id,
             receipt_id=receipt_id,
             happened_at=moment(told.get(_TIMES.get(status, ""))),
-            kind=kind,
-            detail=detail,
+            kind=failure.kind,
+            detail=failure.detail,
+            is_unmapped=failure.is_unmapped,
         )
 
 

@@ -159,7 +159,7 @@ class TwilioSender(Sender[TwilioSettings]):
             return Unknown("answer cannot be read")
         code = str(told.error_code)
         if _CODE.fullmatch(code) and self._map.status(told.status) is ReceiptStatus.FAILED:
-            return Rejected(self._map.kind(code), f"code {code}")
+            return Rejected(self._map.kind(code), f"code {code}", self._map.row("failure", code) is None)
         parts = str(told.num_segments)
         return Accepted(told.sid, int(parts) if _COUNT.fullmatch(parts) else None)
 
@@ -233,13 +233,14 @@ class TwilioSender(Sender[TwilioSettings]):
         message_id: str | None,
         happened_at: float | None = None,
     ) -> Receipt:
-        status, kind = self._map.status(word), None
+        status, kind, is_unmapped = self._map.status(word), None, False
         code = code if code is not None and _CODE.fullmatch(code) else None
         if status is ReceiptStatus.FAILED and self._map.row("state", code) is not None:
             # A validity that ended is told as a failure, with a code of its own.
             status = self._map.status(code)
         if status is ReceiptStatus.FAILED:
             kind = self._map.kind(code) if code is not None else RejectionKind.UNDELIVERABLE
+            is_unmapped = code is not None and self._map.row("failure", code) is None
         return Receipt(
             status=status,
             message_id=message_id,
@@ -247,6 +248,7 @@ class TwilioSender(Sender[TwilioSettings]):
             happened_at=happened_at,
             kind=kind,
             detail=f"code {code}" if code else "",
+            is_unmapped=is_unmapped,
         )
 
 

@@ -14,6 +14,7 @@ from otpsvc.senders.addresses import check_url
 from otpsvc.senders.answers import (
     MAX_RECEIPT_BYTES,
     NO_MORE_QUESTIONS,
+    Failure,
     decoded,
     failure_of,
     fields,
@@ -169,17 +170,16 @@ class UniMsgSender(Sender[UniMsgSettings]):
         if provider_id is None:
             return None
         status = self._codes.status(word)
-        kind, detail = None, ""
-        if status is ReceiptStatus.FAILED:
-            kind, detail = failure_of(self._codes, data.get("error_code"))
+        failure = failure_of(self._codes, data.get("error_code")) if status is ReceiptStatus.FAILED else Failure()
         times = (data.get(f"{word}_at"), event.get("created_at") if event else None)
         return Receipt(
             status=status,
             provider_id=provider_id,
             receipt_id=gateway_id(event.get("id")) if event else None,
             happened_at=next((at for at in map(moment, times) if at is not None), None),
-            kind=kind,
-            detail=detail,
+            kind=failure.kind,
+            detail=failure.detail,
+            is_unmapped=failure.is_unmapped,
         )
 
     async def _call(self, method: str, path: str, body: object) -> GatewayAnswer | NoToken:

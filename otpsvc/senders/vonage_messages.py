@@ -245,7 +245,7 @@ class VonageMessagesSender(Sender[VonageMessagesSettings]):
         return None if is_genuine else ReceiptRefusal(RefusalKind.UNAUTHENTIC)
 
     def _receipt(self, told: _Status, word: str) -> Receipt:
-        status, kind, code = self._map.status(word), None, None
+        status, kind, code, is_unmapped = self._map.status(word), None, None, False
         if told.error is not None:
             code = self._code_of(told.error, "failure")
         if self._map.row("state", code) is not None and status is ReceiptStatus.FAILED:
@@ -253,6 +253,7 @@ class VonageMessagesSender(Sender[VonageMessagesSettings]):
             status = self._map.status(code)
         if status is ReceiptStatus.FAILED:
             kind = RejectionKind.UNDELIVERABLE if code is None else self._map.kind(code)
+            is_unmapped = code is not None and self._map.row("failure", code) is None
         return Receipt(
             status=status,
             message_id=told.client_ref if _CLIENT_REF.fullmatch(told.client_ref or "") else None,
@@ -260,6 +261,7 @@ class VonageMessagesSender(Sender[VonageMessagesSettings]):
             happened_at=seconds_of(told.timestamp),
             kind=kind,
             detail=f"code {code}" if code else "",
+            is_unmapped=is_unmapped,
         )
 
 

@@ -197,9 +197,10 @@ class VonageSmsSender(Sender[VonageSmsSettings]):
     def _receipt(self, fields: dict[str, str]) -> Receipt:
         client_ref, code = fields.get("client-ref", ""), fields.get("err-code", "")
         status, kind = self._map.status(fields["status"]), None
-        is_told = _CODE.fullmatch(code) is not None and code != "0"
+        is_told, is_unmapped = _CODE.fullmatch(code) is not None and code != "0", False
         if status is ReceiptStatus.FAILED:
             kind = self._map.kind(code) if is_told else RejectionKind.UNDELIVERABLE
+            is_unmapped = is_told and self._map.row("failure", code) is None
         return Receipt(
             status=status,
             message_id=client_ref if _CLIENT_REF.fullmatch(client_ref) else None,
@@ -207,6 +208,7 @@ class VonageSmsSender(Sender[VonageSmsSettings]):
             happened_at=seconds_of(fields.get("message-timestamp")),
             kind=kind,
             detail=f"err-code {code}" if is_told else "",
+            is_unmapped=is_unmapped,
         )
 
 

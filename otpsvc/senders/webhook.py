@@ -15,6 +15,7 @@ from otpsvc.senders.addresses import check_url
 from otpsvc.senders.answers import (
     MAX_RECEIPT_BYTES,
     MAX_RECEIPT_ITEMS,
+    Failure,
     failure_of,
     fields,
     gateway_id,
@@ -158,15 +159,16 @@ class WebhookSender(Sender[WebhookSettings]):
         if not isinstance(word, str) or (message_id is None and provider_id is None):
             return None
         status = self._codes.status(word)
-        kind, detail = failure_of(self._codes, said.get("error")) if status is ReceiptStatus.FAILED else (None, "")
+        failure = failure_of(self._codes, said.get("error")) if status is ReceiptStatus.FAILED else Failure()
         return Receipt(
             status=status,
             message_id=message_id,
             provider_id=provider_id,
             receipt_id=receipt_id,
             happened_at=moment(said.get("at")),
-            kind=kind,
-            detail=detail,
+            kind=failure.kind,
+            detail=failure.detail,
+            is_unmapped=failure.is_unmapped,
         )
 
 

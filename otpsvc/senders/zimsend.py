@@ -15,6 +15,7 @@ from otpsvc.senders.addresses import check_url
 from otpsvc.senders.answers import (
     MAX_RECEIPT_BYTES,
     NO_MORE_QUESTIONS,
+    Failure,
     decoded,
     failure_of,
     fields,
@@ -193,9 +194,9 @@ class ZimSendSender(Sender[ZimSendSettings]):
         if provider_id is None:
             return None
         status = self._codes.status(word)
-        kind, detail = None, ""
+        failure = Failure()
         if status is ReceiptStatus.FAILED:
-            kind, detail = failure_of(self._codes, fields(data.get("error")).get("code"))
+            failure = failure_of(self._codes, fields(data.get("error")).get("code"))
         times = (data.get(f"{word}_at"), event.get("timestamp") if event else None)
         return Receipt(
             status=status,
@@ -203,8 +204,9 @@ class ZimSendSender(Sender[ZimSendSettings]):
             provider_id=provider_id,
             receipt_id=gateway_id(event.get("event_id")) if event else None,
             happened_at=next((at for at in map(moment, times) if at is not None), None),
-            kind=kind,
-            detail=detail,
+            kind=failure.kind,
+            detail=failure.detail,
+            is_unmapped=failure.is_unmapped,
         )
 
     async def _call(

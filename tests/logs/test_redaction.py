@@ -164,7 +164,7 @@ def test_other_names(name: str) -> None:
     [
         "Your code is 471108", "code: 47 11 08", "guess=471108", "token: 471108", "Authorization: Bearer 471108",
         "Il tuo codice è 471108", "Ваш код: 471108", "471108 is your Acme verification code.",
-        "passphrase=471108x", "https://gateway/send?user=u&key=471108x&v=1", "https://gateway/send?sig=471108abc",
+        "passphrase=471108x", "password: horse&471108", "https://gateway/send?user=u&key=471108x&v=1", "https://gateway/send?sig=471108abc",
         "no answer to Bearer ey471108.x.y", "Basic dTp471108=",
     ],
 )  # fmt: skip

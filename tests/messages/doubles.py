@@ -20,18 +20,22 @@ class HandGates:
     def __init__(self) -> None:
         self.closed: dict[str, Admission] = {}
         self.asked: list[str] = []
+        self.probing: list[bool] = []
         self.under_way: set[tuple[str, str]] = set()
         self.reports: list[tuple[str, Verdict, float]] = []
         self.missing: list[tuple[str, str]] = []
         self.demoted: set[str] = set()
         self.fails_with: Exception | None = None
 
-    async def admit(self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False) -> Admission:
+    async def admit(
+        self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False, may_probe: bool = True
+    ) -> Admission:
         assert permit
         assert lapses_in_s > 0
         if self.fails_with is not None:
             raise self.fails_with
         self.asked.append(sender)
+        self.probing.append(may_probe)
         admission = self.closed.get(sender, Admission())
         if has_others and sender in self.demoted and not admission.held:
             return Admission("demoted")

@@ -56,12 +56,16 @@ class Inner:
         self.block: asyncio.Event | None = None
         self.asked: list[tuple[str, str, float]] = []
         self.had_others: list[bool] = []
+        self.might_probe: list[bool] = []
         self.reported: list[tuple[str, str, str, float]] = []
         self.missing: list[tuple[str, str]] = []
 
-    async def admit(self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False) -> Admission:
+    async def admit(
+        self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False, may_probe: bool = True
+    ) -> Admission:
         self.asked.append((sender, permit, lapses_in_s))
         self.had_others.append(has_others)
+        self.might_probe.append(may_probe)
         if self.block:
             await self.block.wait()
         if self.fault:

@@ -131,6 +131,13 @@ async def test_what_a_test_key_sends_says_nothing_of_a_gateway(house: House) -> 
     assert house.gates.missing == []
 
 
+@pytest.mark.parametrize(("mode", "may_probe"), [("live", True), ("test", False)])
+async def test_what_a_test_key_sends_is_no_try_of_a_demoted_sender(mode: str, may_probe: bool, house: House) -> None:
+    del house.queue.messages[house.id]
+    await miss_one(house, mode=mode)
+    assert set(house.gates.probing) == {may_probe}
+
+
 async def test_a_missed_receipt_is_told_though_the_next_one_is_held_until_the_end(house: House) -> None:
     dispatcher = house.dispatcher(telling("a"), RecordingSender("b"), steps={"a": RouteStep(sender="a")})
     house.gates.closed["b"] = Admission("open", 50)

@@ -25,7 +25,9 @@ class RatedGates(HandGates):
         self._clock, self._rate_per_s = clock, rate_per_s
         self._tokens, self._filled_at = max(1.0, rate_per_s), clock.monotonic()
 
-    async def admit(self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False) -> Admission:
+    async def admit(
+        self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False, may_probe: bool = True
+    ) -> Admission:
         now = self._clock.monotonic()
         brought = (now - self._filled_at) * self._rate_per_s
         self._tokens, self._filled_at = min(max(1.0, self._rate_per_s), self._tokens + brought), now
@@ -55,6 +57,40 @@ async def test_a_crowd_leaves_at_the_rate_of_its_sender(number: int, rate_per_s:
     assert Counter(record.status for record in records) == {SENT: number}
     assert house.clock.time() - began_at <= 1.2 * number / rate_per_s
     assert n_claims <= 4 * number
+
+
+class TwoGates(HandGates):
+    """A slow sender and a quick one, each with a bound of its own."""
+
+    def __init__(self, slow: RatedGates, quick: RatedGates) -> None:
+        super().__init__()
+        self._gates = {"slow": slow, "quick": quick}
+
+    async def admit(
+        self, sender: str, permit: str, *, lapses_in_s: float, has_others: bool = False, may_probe: bool = True
+    ) -> Admission:
+        return await self._gates[sender].admit(sender, permit, lapses_in_s=lapses_in_s)
+
+    def apart_s(self, sender: str) -> float:
+        return self._gates[sender].apart_s(sender)
+
+
+async def test_a_crowd_that_waits_for_one_does_not_leave_the_other_idle(house: House) -> None:
+    """When the slow one's next place is sooner, it is for one of them, not for all."""
+    house.gates = TwoGates(slow := RatedGates(house.clock, 0.5), RatedGates(house.clock, 0.4))
+    for _ in range(17):
+        house.queue.add(to=NUMBER)
+    house.clock.advance(1)
+    began_at, records = house.clock.time(), house.queue.messages.values()
+    dispatcher = house.dispatcher(RecordingSender("slow"), RecordingSender("quick"))
+    while waiting := [record.due_at for record in records if record.is_waiting]:
+        house.clock.advance(max(0.0, min(waiting) - house.clock.time()) + 0.001)
+        lease_ends_at = house.clock.monotonic() + LEASE_S
+        for claimed in (await house.queue.claim(limit=32, lease_s=LEASE_S)).messages:
+            await dispatcher.deliver(claimed, queue=house.queue, lease_ends_at=lease_ends_at)
+    assert slow.asked
+    assert Counter(record.status for record in records) == {SENT: 18}
+    assert house.clock.time() - began_at <= 1.2 * 18 / (0.5 + 0.4)
 
 
 def test_each_has_a_turn_of_its_own_and_no_turn_is_far() -> None:
@@ -118,6 +154,22 @@ async def test_it_is_waited_for_until_the_message_is_so_old(house: House) -> Non
     assert house.end == (SENT, "b")
     assert house.clock.time() - began_at == pytest.approx(10)
     assert house.gates.asked.count("a") == 6
+
+
+@pytest.mark.parametrize("why", [Admission("rate", 70), Admission("crowd", 0.5)])
+async def test_whoever_waits_leaves_the_next_sender_its_time(why: Admission, house: House) -> None:
+    """The bound on the wait may be longer than the code lives."""
+    del house.queue.messages[house.id]
+    house.id = house.queue.add(to=NUMBER, life_s=90)
+    first, second = RecordingSender("a"), RecordingSender("b")
+    house.gates.closed["a"] = why
+    dispatcher = house.dispatcher(first, second, on_full="wait", full_wait_s=600)
+    for _ in range(200):
+        if house.record.is_waiting:
+            # A claim may be late by so much: the worker was busy.
+            house.clock.advance(max(0.0, house.record.due_at - house.clock.time()) + 1)
+            await house.deliver(dispatcher)
+    assert house.end == (SENT, "b")
 
 
 async def test_room_in_time_is_taken(house: House) -> None:

@@ -238,6 +238,40 @@ async def test_after_a_new_code_a_guess_without_an_answer_is_wrong(house: House,
     assert verifier.asked == [THEIR_CODE]
 
 
+async def test_what_was_called_wrong_after_a_new_code_stays_wrong(house: House, verifier: Verifier) -> None:
+    """Also where that gateway carries the new one too, and makes the same code again."""
+    otp_id, _ = await delegated(house)
+    verifier.answers = [CheckOutcome.UNKNOWN]
+    await refusal_of(house.verify(otp_id, THEIR_CODE, key="k"))
+    await house.resend(otp_id)
+    await house.age(10)
+    for _ in range(2):
+        assert isinstance(await house.verify(otp_id, THEIR_CODE, key="k"), WrongGuess)
+        with contextlib.suppress(ValueError):
+            await carried(house)
+        await house.age(10)
+    assert verifier.asked == [THEIR_CODE]
+    assert (await names(house))["otp.rejected"] == 1
+    assert isinstance(await house.verify(otp_id, THEIR_CODE), VerifiedOtp), "under another key it is put anew"
+
+
+async def test_a_last_guess_that_is_called_wrong_after_a_new_code_locks(house: House, verifier: Verifier) -> None:
+    otp_id, _ = await delegated(house)
+    verifier.answers = [CheckOutcome.UNKNOWN]
+    await refusal_of(house.verify(otp_id, THEIR_CODE, key="k"))
+    await house.resend(otp_id)
+    for n in range(2):
+        await house.verify(otp_id, WRONG[n])
+    assert await house.status(otp_id) == "pending", "the first may yet be right"
+    await house.age(10)
+    last = await house.verify(otp_id, THEIR_CODE, key="k")
+    assert isinstance(last, WrongGuess)
+    assert last.attempts_remaining == 2
+    assert await house.status(otp_id) == "locked"
+    told = await names(house)
+    assert (told["otp.rejected"], told["otp.locked"]) == (3, 1)
+
+
 async def test_a_sender_that_writes_down_a_guess_is_not_read(house: House, verifier: Verifier) -> None:
     otp_id, _ = await delegated(house)
     written = []

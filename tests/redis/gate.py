@@ -21,16 +21,18 @@ class Gate:
         self._made = 0
 
     async def admit(
-        self, permit: str = "", *, lapses_in_s: float = LAPSE_S, has_others: bool = False
+        self, permit: str = "", *, lapses_in_s: float = LAPSE_S, has_others: bool = False, may_probe: bool = True
     ) -> tuple[str, Admission]:
         self._made += 1
         permit = permit or f"permit{self._made}"
-        admission = await self.gates.admit(self.name, permit, lapses_in_s=lapses_in_s, has_others=has_others)
+        admission = await self.gates.admit(
+            self.name, permit, lapses_in_s=lapses_in_s, has_others=has_others, may_probe=may_probe
+        )
         return permit, admission
 
-    async def held(self, *, has_others: bool = False) -> str:
+    async def held(self, *, has_others: bool = False, may_probe: bool = True) -> str:
         """Ask once without calling; give why nobody was let in, and keep no permit."""
-        permit, admission = await self.admit(has_others=has_others)
+        permit, admission = await self.admit(has_others=has_others, may_probe=may_probe)
         if not admission.held:
             await self.gates.report(self.name, permit, "unclear")
         return admission.held

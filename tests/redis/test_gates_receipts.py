@@ -102,6 +102,43 @@ async def test_one_message_now_and_then_goes_first(house: House, racers: GateRac
         assert await gate.held(has_others=True) == "demoted", "and was a try as well"
 
 
+async def test_what_says_nothing_of_the_sender_takes_no_try_from_others(gate: Gate) -> None:
+    """Messages of test keys, to numbers that are made up: with many of them nothing else would ever be tried."""
+    await gate.demote()
+    await gate.house.age(60)
+    assert await gate.held(has_others=True, may_probe=False) == "demoted"
+    assert await gate.held(may_probe=False) == "", "where nobody else can be asked"
+    assert await gate.held(has_others=True) == ""
+    assert await gate.held(has_others=True) == "demoted"
+
+
+@pytest.mark.parametrize("bound", ["hold", "crowd", "rate"])
+async def test_whoever_could_go_with_others_does_not_wait_for_it(bound: str, house: House) -> None:
+    """Nor where it is its turn to be tried: a route may let messages wait at a bound."""
+    limits: dict[str, Any] = {"crowd": {"concurrency": 1}, "rate": {"rate_per_s": 0.01}}
+    gate = Gate(house, **ROW, **limits.get(bound, {}))
+    await gate.demote()
+    _, admission = await gate.admit()
+    assert admission == IN
+    if bound == "hold":
+        await gate.gates.report(gate.name, "", "unclear", hold_s=90)
+    await house.age(61 if bound != "crowd" else 0)
+    if bound == "crowd":
+        await gate.admit("again", lapses_in_s=200)
+        await house.age(61)
+    assert await gate.held() == ("rate" if bound == "hold" else bound)
+    assert await gate.held(has_others=True) == "demoted"
+
+
+async def test_whose_receipts_were_missing_is_kept_no_longer_than_it_counts(gate: Gate) -> None:
+    await gate.miss(0xABCD)
+    assert "0000abcd" in str(await gate.house.snapshot())
+    await gate.house.age(60)
+    await gate.miss(1, 2, 3)
+    assert await gate.state() == GateState("closed", 0, 0.0, 0.0, 0, 3, True)
+    assert "0000abcd" not in str(await gate.house.snapshot())
+
+
 async def test_a_breaker_that_is_open_and_a_bound_go_before_it(house: House) -> None:
     gate = Gate(house, **ROW, breaker_failures=1, concurrency=1)
     await gate.demote()
@@ -121,6 +158,7 @@ async def test_nobody_is_demoted_where_that_is_switched_off(house: House, gate: 
     assert await house.snapshot() == before
     await gate.demote()
     assert await off.held(has_others=True) == "", "nor who was so before"
+    assert not (await off.state()).is_demoted
 
 
 async def test_it_is_forgotten_when_nothing_is_heard_of_it_for_hours(gate: Gate) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from otpsvc.errors import ApiError
 from otpsvc.redis import offers
@@ -95,3 +96,24 @@ async def test_no_two_events_of_a_repeated_call_have_one_id(phones: Phones, redi
 def test_chance_looks_like_no_code_and_is_exact_in_lua() -> None:
     assert {len(str(offers._luck())) for _ in range(1000)} == {13}
     assert offers._LEAST_LUCK * 9 + 512 < 2**53
+
+
+async def test_where_nothing_is_fenced_nobody_has_to_say_which_history_it_is(phones: Phones, redis_url: str) -> None:
+    """`redis.fence = "off"` is the way out where a script may not run INFO: phones have to go on working there."""
+    phone = await phones.phone()
+    before, _ = await phones.offered()
+    raw = phones.house.raw
+    await raw.execute_command("ACL", "SETUSER", "mute", "on", ">pw", "~*", "&*", "+@all", "-info")
+    client = RedisClient(redis_url.replace("://", "://mute:pw@"), timeout_s=5, max_connections=1)
+    try:
+        for is_fenced in (False, True):
+            phones.offers = RedisOffers(client, phones.house.keys, is_fenced=is_fenced)
+            if is_fenced:
+                with pytest.raises(ResponseError, match="permissions"):
+                    await phones.offered()
+            else:
+                message_id, _ = await phones.offered()
+                assert set(await phones.pulled_ids(phone)) == {before, message_id}
+    finally:
+        await client.close()
+        await raw.execute_command("ACL", "DELUSER", "mute")

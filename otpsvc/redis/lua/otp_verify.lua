@@ -123,54 +123,51 @@ if repeated then
   if now < again_at then
     return {'undecided', now, math.min(again_at, ends_at)}
   end
-  if checked_message ~= message_id then
-    -- Another code is on its way, and nobody asks about this one any more.
-    return {'wrong', now, max_attempts - repeated, 1}
+  if checked_message == message_id then
+    if tonumber(n) >= MOST_QUESTIONS then
+      return {'undecided', now, ends_at}
+    end
+    count_question(repeated, n + 1)
+    return ask(1)
   end
-  if tonumber(n) >= MOST_QUESTIONS then
-    return {'undecided', now, ends_at}
-  end
-  count_question(repeated, n + 1)
-  return ask(1)
-end
-if status == 'locked' or attempts >= max_attempts then
+  -- Another code is on its way, and nobody asks about this guess any more: it is wrong from here on, whoever carries that.
+elseif status == 'locked' or attempts >= max_attempts then
   return {'no_attempts', now}
-end
-if arg.code_length ~= otp[8] then
+elseif arg.code_length ~= otp[8] then
   return {'format', now, tonumber(otp[8])}
-end
-if is_full(arg.event_limit) then
+elseif is_full(arg.event_limit) then
   return {'busy', now}
 end
-local is_right = arg.code_hash == otp[11]
-  or (otp[12] and arg.code_hash == otp[12] and now < tonumber(otp[13]))
+local is_right = not repeated and (arg.code_hash == otp[11]
+  or (otp[12] and arg.code_hash == otp[12] and now < tonumber(otp[13])))
+local attempt = repeated or attempts + 1
 local is_one_asked = false
 for i = 1, attempts do
-  is_one_asked = is_one_asked or string.find(otp[17 + i], ' asked', 1, true) ~= nil
+  is_one_asked = is_one_asked or (i ~= repeated and string.find(otp[17 + i], ' asked', 1, true) ~= nil)
 end
 local is_asked = not is_right and checked_message == message_id
 local live_name = arg.live_base .. number .. ':' .. purpose
 local living = is_living(live_name, session, arg.otp_id)
 
 -- All is read and decided; from here on only writes, the counted attempt first.
-attempts = attempts + 1
-redis.call('HSET', key.otp, 'attempts', attempts, 'guess_' .. attempts,
+attempts = repeated and attempts or attempt
+redis.call('HSET', key.otp, 'attempts', attempts, 'guess_' .. attempt,
   arg.operation .. ' ' .. arg.guess .. ' ' .. (is_right and 'right' or is_asked and 'asked' or 'wrong'))
 if is_right then
   end_otp(arg.otp_id, arg.client, arg.mode, 'verified', message_id, live_name, session, living, now)
-  append_event(nth_event_id(0), 'otp.verified', arg.otp_id, message_id, arg.client, arg.mode, now, 'attempt', attempts)
+  append_event(nth_event_id(0), 'otp.verified', arg.otp_id, message_id, arg.client, arg.mode, now, 'attempt', attempt)
   return {'right', now, otp[15], purpose, otp[16], now, 0}
 end
 if is_asked then
   -- Whether it failed, nobody knows yet.
-  count_question(attempts, 1)
+  count_question(attempt, 1)
   return ask(was_asked and 1 or 0)
 end
-window_add(arg.fails_base .. number, arg.otp_id .. ':' .. attempts, HOUR_MS, now)
-append_event(nth_event_id(0), 'otp.rejected', arg.otp_id, message_id, arg.client, arg.mode, now, 'attempt', attempts)
+window_add(arg.fails_base .. number, arg.otp_id .. ':' .. attempt, HOUR_MS, now)
+append_event(nth_event_id(0), 'otp.rejected', arg.otp_id, message_id, arg.client, arg.mode, now, 'attempt', attempt)
 -- While another guess is with a gateway, it may yet be the right one.
 if attempts >= max_attempts and not is_one_asked then
   end_otp(arg.otp_id, arg.client, arg.mode, 'locked', message_id, live_name, session, living, now)
   append_event(nth_event_id(1), 'otp.locked', arg.otp_id, message_id, arg.client, arg.mode, now)
 end
-return {'wrong', now, max_attempts - attempts, 0}
+return {'wrong', now, max_attempts - attempt, 0}

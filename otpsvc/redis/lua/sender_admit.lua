@@ -3,7 +3,7 @@ sender_admit: decide whether a sender may be called once more now, and count tha
 
 A refusal changes nothing. A permit that is under way already is admitted again and costs nothing: its answer was lost.
 A sender whose receipts do not come (`sender_report`) is called last: where others could go, only one message now and then
-is let in, to see whether its receipt comes.
+is let in, to see whether its receipt comes. Nobody who could go with others waits for it.
 
 KEYS
   gate          hash, the sender's breaker, hold and rate
@@ -15,6 +15,7 @@ ARGV
   rate_per_s    how many calls may begin per second; 0 where nothing bounds them
   burst         how many may begin at once after a rest
   has_others    1 where another sender could carry the message, else 0
+  may_probe     1 where a receipt of the message would say whether they come again, 0 for a test's
   probe_ms      so often a sender without receipts is tried all the same; 0 where their absence means nothing
 Returns
   admitted
@@ -35,12 +36,21 @@ local gate = redis.call('HMGET', key.gate, 'opened_at', 'pause_ms', 'probe', 'he
   'demoted_at', 'tried_at')
 local opened_at, probe, filled_at = gate[1], gate[3], gate[7]
 local is_demoted = gate[8] and arg.probe_ms ~= '0'
+local is_probe_due = arg.may_probe == '1' and left_of(gate[9], arg.probe_ms, now) == 0
+
+local function at_its_bound(why, after_ms)
+  if is_demoted and arg.has_others == '1' then
+    return {'demoted', 0}
+  end
+  return {why, after_ms}
+end
+
 if is_under_way(arg.permit, now) then
   return {'admitted'}
 end
 local held = left_of(gate[4], gate[5], now)
 if held > 0 then
-  return {'rate', held}
+  return at_its_bound('rate', held)
 end
 local paused = left_of(opened_at, gate[2], now)
 if paused > 0 then
@@ -49,11 +59,11 @@ end
 if opened_at and is_under_way(probe, now) then
   return {'open', TRIAL_MS}
 end
-if is_demoted and arg.has_others == '1' and left_of(gate[9], arg.probe_ms, now) > 0 then
+if is_demoted and arg.has_others == '1' and not is_probe_due then
   return {'demoted', 0}
 end
 if count_under_way(now) >= tonumber(arg.concurrency) then
-  return {'crowd', CROWD_MS}
+  return at_its_bound('crowd', CROWD_MS)
 end
 local rate_per_s, tokens = tonumber(arg.rate_per_s), nil
 if rate_per_s > 0 then
@@ -62,7 +72,7 @@ if rate_per_s > 0 then
     tokens = math.min(tokens, gate[6] + math.max(0, now - filled_at) * rate_per_s / 1000)
   end
   if tokens < 1 then
-    return {'rate', math.ceil((1 - tokens) * 1000 / rate_per_s)}
+    return at_its_bound('rate', math.ceil((1 - tokens) * 1000 / rate_per_s))
   end
 end
 
@@ -77,7 +87,7 @@ end
 if opened_at then
   redis.call('HSET', key.gate, 'probe', arg.permit)
 end
-if is_demoted then
+if is_demoted and arg.may_probe == '1' then
   redis.call('HSET', key.gate, 'tried_at', now)
 end
 if tokens or opened_at or is_demoted then

@@ -51,6 +51,11 @@ local function note_missed(missed, missed_at)
   end
   local demotes = count_missed(missed) >= most and now - missed_at >= tonumber(arg.missed_ms)
 
+  if demotes then
+    -- From now on their number is enough: whose they were is nobody's business.
+    missed = string.gsub(missed, '%S+', '-')
+  end
+
   -- All is read and decided; from here on only writes.
   redis.call('HSET', key.gate, 'missed', missed, 'missed_at', missed_at)
   if demotes then

@@ -2,8 +2,12 @@
 -- the history that it was made in, and ends with it. Every promotion begins a new one; a restart does too.
 local known_history
 
+-- Nil where nothing is fenced and the server does not let a script ask.
 local function history_id()
-  known_history = known_history or string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  if not known_history then
+    local told = arg.is_fenced == '1' and redis.call('INFO', 'replication') or redis.pcall('INFO', 'replication')
+    known_history = type(told) == 'string' and string.match(told, 'master_replid:(%x+)') or nil
+  end
   return known_history
 end
 
