@@ -18,9 +18,10 @@ from otpsvc.cli_events import events
 from otpsvc.cli_keys import keys
 from otpsvc.cli_numbers import forget
 from otpsvc.cli_phones import simulate, termux
-from otpsvc.cli_run import HELP_OPTIONS, config_option, keep_memory_private, run
+from otpsvc.cli_run import HELP_OPTIONS, config_option, keep_memory_private
 from otpsvc.cli_senders import senders
 from otpsvc.clock import SystemClock
+from otpsvc.ending import leave, run
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.postgres.migrate import migrate as run_migrations
 from otpsvc.postgres.migrate import pending
@@ -36,9 +37,11 @@ def main() -> None:
         cli(prog_name="otpsvc")
     except (ConfigurationError, ApiError) as error:
         click.echo(f"otpsvc: {_explained(error)}", err=True)
-        sys.exit(1)
+        leave(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        leave(130)
+    except SystemExit as ended:
+        leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
 
 
 @click.group(context_settings=HELP_OPTIONS)

@@ -12,9 +12,10 @@ import rich_click as click
 
 from otpsvc.app import client_service
 from otpsvc.app_stores import open_database_of, refuse_old_database
-from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option
 from otpsvc.clients.model import ApiKey, Client
 from otpsvc.clients.service import ClientService
+from otpsvc.ending import run
 from otpsvc.errors import ConfigurationError
 from otpsvc.settings import Need, load
 

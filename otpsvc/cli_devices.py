@@ -26,10 +26,11 @@ from otpsvc.cli_pairings import (
     tenant_of,
     unpair,
 )
-from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option
 from otpsvc.devices import words
 from otpsvc.devices.model import DeviceStatus, DeviceView, Tenant
 from otpsvc.devices.policy import Budget
+from otpsvc.ending import run
 from otpsvc.ids import MalformedId, parse_device_id
 from otpsvc.settings import Settings, load
 

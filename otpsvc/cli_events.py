@@ -18,7 +18,8 @@ import msgspec
 import rich_click as click
 
 from otpsvc.app_stores import open_database_of, refuse_old_database
-from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option
+from otpsvc.ending import run
 from otpsvc.errors import ApiError
 from otpsvc.events.model import Event
 from otpsvc.events.ports import EventLog

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import rich_click as click
 
 from otpsvc.app_stores import keyring_of, open_database_of, refuse_old_database
-from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option
 from otpsvc.crypto import Keyring
+from otpsvc.ending import run
 from otpsvc.errors import ConfigurationError
 from otpsvc.keyring_file import KeyringFile
 from otpsvc.postgres.masters import MasterUse, PostgresMasters

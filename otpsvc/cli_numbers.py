@@ -7,7 +7,8 @@ from pathlib import Path
 import rich_click as click
 
 from otpsvc.app import open_house
-from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option
+from otpsvc.ending import run
 from otpsvc.otp.erasure import Forgotten
 from otpsvc.otp.ports import Tenant
 from otpsvc.settings import Settings, load

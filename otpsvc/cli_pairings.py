@@ -16,9 +16,10 @@ import rich_click as click
 from otpsvc.app import client_service
 from otpsvc.app_devices import open_devices
 from otpsvc.app_stores import open_database_of, refuse_old_database
-from otpsvc.cli_run import as_text, config_option, run
+from otpsvc.cli_run import as_text, config_option
 from otpsvc.devices import qr, words
 from otpsvc.devices.model import DeviceStatus, DeviceView, OpenPairing, Pairing, Tenant
+from otpsvc.ending import run
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.settings import Settings, load
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import rich_click as click
 
-from otpsvc.cli_run import HELP_OPTIONS, as_text, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text
+from otpsvc.ending import run
 from otpsvc.errors import ConfigurationError
 from otpsvc.handset.air import Air
 from otpsvc.handset.journal import FileJournal

@@ -1,18 +1,12 @@
-"""What all commands share: where the settings come from, text as an argument, and running a coroutine to its end."""
+"""What all commands share: where the settings come from, text as an argument, and who may look into their memory."""
 
-import asyncio
 import contextlib
 import ctypes
 import resource
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
 
 import rich_click as click
-import uvloop
-
-T = TypeVar("T")
 
 _PR_SET_DUMPABLE = 4  # prctl(2)
 
@@ -46,9 +40,3 @@ def keep_memory_private() -> None:
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work on the event loop that the service runs on."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)

@@ -19,8 +19,9 @@ import rich_click as click
 from otpsvc import phone, skeleton
 from otpsvc.app_delivery import check_senders
 from otpsvc.app_devices import open_devices
-from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option, run
+from otpsvc.cli_run import HELP_OPTIONS, as_text, config_option
 from otpsvc.clock import SystemClock
+from otpsvc.ending import run
 from otpsvc.errors import ConfigurationError
 from otpsvc.ids import new_message_id
 from otpsvc.senders.contract import (

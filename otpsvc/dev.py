@@ -10,14 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import uvloop
-
 from otpsvc import logs
 from otpsvc.app import House, create_app, open_house, run_background, settle_memory
 from otpsvc.app_delivery import open_delivery, open_outlets, run_delivery
 from otpsvc.dev_phone import DevPhone
 from otpsvc.devices.model import Tenant
 from otpsvc.embedded import EmbeddedError, start_stores
+from otpsvc.ending import run
 from otpsvc.errors import ApiError, ConfigurationError
 from otpsvc.pages.developer import Developer
 from otpsvc.postgres.migrate import migrate
@@ -56,8 +55,7 @@ def run_dev(*, config: Path | None, host: str | None, port: int | None, data_dir
                 "devices.confirms_by_itself": True,
             }
             settings = load(config, os.environ, overrides={**overrides, **own})
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_run(settings, sock, data_dir, stores.failure))
+            run(_run(settings, sock, data_dir, stores.failure))
     except EmbeddedError as error:
         raise ConfigurationError(str(error)) from None
     finally:

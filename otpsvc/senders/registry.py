@@ -8,8 +8,8 @@ import asyncio
 import difflib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar
 
@@ -70,19 +70,39 @@ def installed_senders() -> dict[str, EntryPoint]:
 
 @asynccontextmanager
 async def opened(senders: Iterable[AnySender]) -> AsyncIterator[None]:
-    """Open senders in order for the body of a `with`, close them in reverse, also those whose `open` failed."""
-    async with AsyncExitStack() as stack:
+    """Open senders in order for the body of a `with`, then close them, also those whose `open` failed.
+
+    They are closed at once, last one first, and left behind where that takes long: however many hang, nobody waits for
+    more than one of them.
+    """
+    begun: list[AnySender] = []
+    try:
         for sender in senders:
-            stack.push_async_callback(_close, sender)
+            begun.append(sender)
             await sender.open()
         yield
+    finally:
+        await _close_all(begun[::-1])
+
+
+async def _close_all(senders: Sequence[AnySender]) -> None:
+    # Tasks of their own: one that swallows its cancellation holds up nobody.
+    closing = {asyncio.create_task(_close(sender)): sender for sender in senders}
+    if not closing:
+        return
+    try:
+        _, hanging = await asyncio.wait(closing, timeout=_CLOSE_TIMEOUT_S)
+        for task in hanging:
+            _log.warning("sender %s did not close: TimeoutError", closing[task].name)
+    finally:
+        for task in closing:
+            task.cancel()
 
 
 async def _close(sender: AnySender) -> None:
     try:
-        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-            await sender.close()
-    except Exception as error:  # noqa: BLE001 - one sender's bad manners must not keep the others open
+        await sender.close()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - one sender's bad manners must not keep the others open
         _log.warning("sender %s did not close: %s", sender.name, type(error).__name__)
 
 

@@ -264,14 +264,34 @@ async def test_a_failed_open_closes_what_was_opened() -> None:
     assert log == ["open a", "open b", "close b", "close a"]
 
 
-async def test_a_close_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closes_that_hang_are_left_behind_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("otpsvc.senders.registry._CLOSE_TIMEOUT_S", 0.01)
+    heard: list[str] = []
+    may_end = asyncio.Event()
 
-    class Hangs(RecordingSender):
+    class Deaf(RecordingSender):
         async def close(self) -> None:
-            await asyncio.Event().wait()
+            while not may_end.is_set():
+                try:
+                    await may_end.wait()
+                except asyncio.CancelledError:
+                    heard.append(self.name)
 
     log: list[str] = []
-    async with opened([Openable("a", log), Hangs("h")]):
+    async with opened([Openable("a", log), *(Deaf(f"deaf{n}") for n in range(20))]):
+        pass
+    await asyncio.sleep(0)
+    assert log == ["open a", "close a"]
+    assert len(heard) == 20
+    may_end.set()
+
+
+async def test_who_ends_the_process_while_closing_ends_nothing() -> None:
+    class Quits(RecordingSender):
+        async def close(self) -> None:
+            raise SystemExit(1)
+
+    log: list[str] = []
+    async with opened([Openable("a", log), Quits("q")]):
         pass
     assert log == ["open a", "close a"]
