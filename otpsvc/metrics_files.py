@@ -98,10 +98,10 @@ class SharedNumbers:
     def totals(self) -> dict[str, float]:
         """Give the sum of every key over all processes, ended ones too. Raises OSError.
 
-        Where somebody has removed the directory, it gives what this process counted.
+        Where somebody has removed the directory, it gives what this process counted, with those that came after that.
         """
         if not self._directory.is_dir():
-            return self._own_totals()
+            return self._with_lost(defaultdict(float))
         for _ in range(_READS - 1):
             with contextlib.suppress(FileNotFoundError):  # somebody took it over meanwhile
                 ended = self._ended()
@@ -142,12 +142,13 @@ class SharedNumbers:
         self._own = own
         return made
 
-    def _own_totals(self) -> dict[str, float]:
-        if not self._is_missed_told:
-            self._is_missed_told = True
-            _log.error("the directory of the numbers is gone: until a restart a scrape tells of the process alone")
-        totals: defaultdict[str, float] = defaultdict(float)
-        _add(totals, self._map[:])
+    def _with_lost(self, totals: defaultdict[str, float]) -> dict[str, float]:
+        """Add what this process counted where its file is not there any more."""
+        if self._own is not None and not os.fstat(self._own).st_nlink:
+            if not self._is_missed_told:
+                self._is_missed_told = True
+                _log.error("the directory of the numbers is gone: until all restart, a scrape does not tell of all")
+            _add(totals, self._map[:])
         return totals
 
     def _read(self, ended: _Ended) -> dict[str, float]:
@@ -156,7 +157,7 @@ class SharedNumbers:
         for path in self._files():
             if path.name not in ended.files:
                 _add(totals, path.read_bytes())
-        return totals
+        return self._with_lost(totals)
 
     def _take_over(self) -> None:
         files = self._files()

@@ -227,6 +227,10 @@ def test_without_its_directory_a_process_tells_what_it_counted_itself(
     shutil.rmtree(directory(tmp_path))
     for _ in range(3):
         assert value(reader, SENDS) == 2
+    newcomer = opened()
+    newcomer.called("send", "accepted", 0.1)
+    assert value(newcomer, SENDS) == 1
+    assert value(reader, SENDS) == 3, "the new directory lacks what it counted"
     assert caplog.text.count("is gone") == 1
 
 

@@ -103,6 +103,7 @@ def test_what_bounds_a_sender_is_not_its_own_setting(read: Read) -> None:
         ('[routes.sms]\nmax_price = "1,5"\n"*" = ["a"]', "routes.sms.max_price must be a number from 0 on"),
         ('[routes.sms]\nreceipt_timeout_s = nan\n"*" = ["a"]', "receipt_timeout_s must be a number from 1 to 600"),
         ("[senders.a]\nmissed_receipts = 101", "senders.a.missed_receipts must be a whole number from 0 to 100"),
+        ("[senders.a]\ndemoted_probe_s = 3600", "senders.a.demoted_probe_s must be a number from 1 to 1800"),
         ("[senders.a]\nconcurrency = 0", "senders.a.concurrency must be a whole number from 1 to 1000"),
     ],
 )  # fmt: skip

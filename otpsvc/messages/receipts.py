@@ -116,9 +116,10 @@ def _fact(receipt: Receipt) -> ReceiptFact:
 
 def _shown(receipt: Receipt) -> str:
     """Return a receipt's detail if it can be logged: a stranger's may hold the number, or digits of the text."""
-    detail = receipt.detail
-    is_line = isinstance(detail, str) and len(detail) <= _MAX_DETAIL_LENGTH and detail.isprintable()
-    return detail if is_line and sum(map(str.isdigit, detail)) <= _MOST_DIGITS else "(not shown)"
+    detail: object = receipt.detail
+    if not isinstance(detail, str) or len(detail) > _MAX_DETAIL_LENGTH or not detail.isprintable():
+        return "(not shown)"
+    return detail if sum(map(str.isdigit, detail)) <= _MOST_DIGITS else "(not shown)"
 
 
 def _ours(message_id: str | None) -> str | None:

@@ -71,10 +71,13 @@ def log_outcome(claimed: ClaimedMessage, sender: str, outcome: Outcome) -> None:
     """Say what did not go well; details were scrubbed on their way here."""
     if isinstance(outcome, Accepted):
         return
-    level = logging.WARNING if isinstance(outcome, Unknown) else logging.INFO
-    if isinstance(outcome, Rejected) and (RULES[outcome.kind].needs_operator or outcome.is_unmapped):
-        level = logging.ERROR
-    _log.log(level, "message %s: sender %s: %s %s", claimed.message_id, sender, word_of(outcome), outcome.detail)
+    level, word = logging.WARNING if isinstance(outcome, Unknown) else logging.INFO, word_of(outcome)
+    if isinstance(outcome, Rejected):
+        # That no table knows the code stands in the detail.
+        word = outcome.kind.value
+        if RULES[outcome.kind].needs_operator or outcome.is_unmapped:
+            level = logging.ERROR
+    _log.log(level, "message %s: sender %s: %s %s", claimed.message_id, sender, word, outcome.detail)
 
 
 def log_may_have(claimed: ClaimedMessage, senders: Sequence[str]) -> None:

@@ -19,15 +19,18 @@ _LOGGED = (
     "log_statement_sample_rate",
     "log_transaction_sample_rate",
 )
-_COMMIT = "synchronous_commit"
+COMMIT = "synchronous_commit"
 
 _queries = queries.load("conditions")
 _log = logging.getLogger(__name__)
 
 
-async def settings_of(connection: "asyncpg.Connection[asyncpg.Record]", ours: Mapping[str, str]) -> dict[str, str]:
+async def settings_of(
+    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]",
+    ours: Mapping[str, str],
+) -> dict[str, str]:
     """Read what holds on a connection: of our own settings, and of those that we look at. Names in lower case."""
-    names = [*ours, _LENGTH, *_LOGGED, _COMMIT]
+    names = [*ours, _LENGTH, *_LOGGED, COMMIT]
     return {row["name"]: row["setting"] for row in await connection.fetch(_queries.server_settings.sql, names)}
 
 
@@ -37,7 +40,7 @@ def put_right(found: Mapping[str, str]) -> dict[str, str]:
     A server that answers a commit before it is on disk forgets it when it crashes; we would have let go of the event by
     then, or said that a number was erased. Replicas are the operator's business: any stricter setting stays.
     """
-    return {_COMMIT: "on"} if found[_COMMIT] == "off" else {}
+    return {COMMIT: "on"} if found[COMMIT] == "off" else {}
 
 
 def tell(found: Mapping[str, str], ours: Mapping[str, str]) -> None:

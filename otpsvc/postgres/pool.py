@@ -177,18 +177,31 @@ async def open_database(
             found = await conditions.settings_of(first, ours)
         finally:
             await first.close(timeout=CLOSE_TIMEOUT_S)
+        right = conditions.put_right(found)
         pool = await asyncpg.create_pool(
             url,
             min_size=min_connections,
             max_size=max_connections,
             timeout=timeout_s,
             command_timeout=timeout_s,
-            server_settings=server_settings | conditions.put_right(found),
+            server_settings=server_settings | right,
         )
+        if right:
+            # Whether that came through, too: a pooler may drop it.
+            found = await _found_again(pool, ours, timeout_s)
     except START_FAILURES as error:
         raise start_fault(error) from None
-    conditions.tell(found, ours)
+    conditions.tell(found, ours | right)
     return Database(pool, timeout_s=timeout_s)
+
+
+async def _found_again(pool: "asyncpg.Pool[asyncpg.Record]", ours: dict[str, str], timeout_s: float) -> dict[str, str]:
+    try:
+        async with pool.acquire(timeout=timeout_s) as connection:
+            return await conditions.settings_of(connection, ours)
+    except BaseException:
+        pool.terminate()
+        raise
 
 
 def _settings(timeout_s: float) -> dict[str, str]:
@@ -222,7 +235,7 @@ def start_fault(error: Exception) -> ConfigurationError:
         case asyncpg.CannotConnectNowError():
             reason = "the server is starting up or shutting down; try again shortly"
         case asyncpg.ProtocolViolationError():
-            settings = ", ".join(_settings(0))
+            settings = ", ".join((*_settings(0), conditions.COMMIT))
             reason = f"refused, as by a PgBouncer: it needs ignore_startup_parameters = {settings}"
         case TimeoutError():
             reason = "the server does not answer in time"

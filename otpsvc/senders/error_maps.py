@@ -1,8 +1,8 @@
 """What the codes of a gateway mean to us, read from data: one file per gateway in `maps/`, one row per code.
 
 A code is looked up, never guessed at: what no row knows is GATEWAY_ERROR and says so (`is_unmapped` of a Rejected or a
-Receipt), so that it is counted and somebody adds the row. The files hold our own words only; a gateway's text never comes from here or
-goes through here.
+Receipt), so that it is counted and somebody adds the row. The files hold our own words only; a gateway's text never
+comes from here or goes through here.
 
 Columns: `table` (`send`: answers to a send; `failure`: why a message that was taken failed; `state`: words for how far
 it is; `api`: codes of calls we do not make, kept because a reader will look for them), `code`, `outcome` (`accepted`,

@@ -60,7 +60,8 @@ class PhoneMap:
         if row is not None:
             return Failure(RejectionKind(row.outcome), row.code)
         # Where nothing was said there is no word to add to a table.
-        is_told = any(str(word).strip() for word in words if isinstance(word, str | int))
+        said = (word for word in words if isinstance(word, str | int) and not isinstance(word, bool))
+        is_told = any(str(word).strip() for word in said)
         return Failure(RejectionKind.GATEWAY_ERROR, _UNMAPPED, is_unmapped=is_told)
 
     def failure_row(self, *words: object) -> MapRow | None:

@@ -94,9 +94,7 @@ def _fields(body: bytes) -> dict[str, str]:
     return fields
 
 
-def _why(
-    delivery: Delivery, error: str, state: str, error_kinds: Mapping[str, RejectionKind]
-) -> Failure:
+def _why(delivery: Delivery, error: str, state: str, error_kinds: Mapping[str, RejectionKind]) -> Failure:
     codes = GatewayMap.load(CODES)
     said = [f"state {state}"] if _CODE.fullmatch(state) else []
     is_told = False

@@ -12,7 +12,7 @@ import msgspec
 
 from otpsvc.senders.contract import ReceiptRequest, Secret
 
-_NEVER_A_PROOF = frozenset(
+NEVER_A_PROOF = frozenset(
     {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
 )
 _PROOF = re.compile(r"sig|sign|signature|token|hash|hmac|auth|secret|key", re.IGNORECASE)
@@ -84,7 +84,7 @@ def _rewritten(genuine: ReceiptRequest, change: Callable[[str], str | None]) -> 
     headers = {
         name: new
         for name, value in genuine.headers.items()
-        if (new := value if name in _NEVER_A_PROOF else change(value)) is not None
+        if (new := value if name in NEVER_A_PROOF else change(value)) is not None
     }
     parts = urlsplit(genuine.url)
     path = _RECEIPT_PATH.sub(lambda found: found[1] + (f"/{new}" if (new := change(found[2])) else ""), parts.path)

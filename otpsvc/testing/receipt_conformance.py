@@ -21,6 +21,7 @@ from otpsvc.senders.contract import (
 from otpsvc.testing.discretion import breach, secrets_in
 from otpsvc.testing.forgeries import (
     GARBAGE,
+    NEVER_A_PROOF,
     emptied,
     illegible,
     misproven,
@@ -71,6 +72,19 @@ class ReceiptConformance(Stage):
                 must(isinstance(said, Receipts), f"a genuine receipt was refused: {said!r}")
                 must(carried.is_named_in(said), "a genuine receipt names neither our id nor the gateway's")
                 must(await self._read(carried, request) == said, "a repeated receipt says something else")
+
+    async def test_a_failure_that_no_table_knows_is_marked(self) -> None:
+        """`is_unmapped`: a code that nobody knows is counted, so that somebody looks at it."""
+        async with self._carried() as carried:
+            request = self.odd_failure_for(carried.scene, carried.message, carried.provider_id)
+            if request is None:
+                return
+            said = await self._read(carried, request)
+            items = said.items if isinstance(said, Receipts) else ()
+            must(carried.is_named_in(said), "a failure under a code that nobody knows was not read")
+            failures = [item for item in items if item.status is ReceiptStatus.FAILED]
+            must(bool(failures), "a failure under a code that nobody knows was not told as one")
+            must(all(item.is_unmapped for item in failures), "a code that nobody knows goes uncounted: say is_unmapped")
 
     async def test_receipts_are_shown_where_they_are_claimed(self) -> None:
         """`has_receipts` is true only of a sender that can read one, or poll."""
@@ -179,7 +193,11 @@ class ReceiptConformance(Stage):
     def _is_covered(self, scene: Scene, *bodies: bytes) -> bool:
         """Whether the author's proofs of these bodies differ, so that each covers its own."""
         proven = [self.receipt_with(scene, body) for body in bodies]
-        proofs = [(one.url, dict(one.headers)) for one in proven if one is not None]
+        proofs = [
+            (one.url, {name: value for name, value in one.headers.items() if name not in NEVER_A_PROOF})
+            for one in proven
+            if one is not None
+        ]
         return len(set(bodies)) == len(proofs) == len(bodies) and proofs[0] != proofs[1]
 
     async def _read(self, carried: _Carried, request: ReceiptRequest) -> Said:
@@ -215,3 +233,5 @@ def _must_be_receipts(items: Iterable[Receipt]) -> None:
         must(isinstance(item, Receipt), f"a receipt is of the type {type(item).__name__}")
         fault = misshapen(item)
         must(fault is None, f"a receipt's {fault}")
+        is_failure = item.status is ReceiptStatus.FAILED
+        must(is_failure or not item.is_unmapped, "is_unmapped is said of a receipt that tells no failure")

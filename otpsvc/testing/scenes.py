@@ -72,6 +72,15 @@ class Stage:
         """Give a request that proves this body as the gateway would; None where no proof covers the body."""
         return None
 
+    def odd_failure_for(
+        self,
+        scene: Scene,  # noqa: ARG002 - for those who override it
+        message: OutboundMessage,  # noqa: ARG002 - for those who override it
+        provider_id: str | None,  # noqa: ARG002 - for those who override it
+    ) -> ReceiptRequest | None:
+        """Give a genuine request that tells a failure under a code that nobody knows; None where failures have none."""
+        return None
+
     async def refuse_next(self, scene: Scene) -> bool:  # noqa: ARG002 - for those who override it
         """Let the double refuse the next message in the gateway's own words; False where it has none."""
         return False

@@ -168,8 +168,8 @@ async def test_what_is_about_receipts_and_turns_is_decided_inside(gates: LocalGa
     assert gates.apart_s("slow") == 1.0
     assert gates.apart_s("a") == pytest.approx(0.05), "no more than this process could take"
     inner.answer = Admission("demoted")
-    assert (await gates.admit("a", "p0", lapses_in_s=20, has_others=True)).held == "demoted"
-    assert inner.had_others == [True]
+    assert (await gates.admit("a", "p0", lapses_in_s=20, has_others=True, may_probe=False)).held == "demoted"
+    assert (inner.had_others, inner.might_probe) == ([True], [False])
 
 
 def test_gates_that_let_nobody_in_are_refused(inner: Inner) -> None:

@@ -1,6 +1,7 @@
 """Receipts: which message is meant, who may speak of it, and what is never an error."""
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -60,8 +61,8 @@ class Desk:
         assert await house.queue.record_sent(house.id, claimed.token, sender="a", provider_id="g-1")
         return self
 
-    async def take(self, status: ReceiptStatus, sender: str = "a", **facts: str) -> str:
-        await self.service.take(sender, [Receipt(status=status, **facts)])  # type: ignore[arg-type]  # ids only
+    async def take(self, status: ReceiptStatus, sender: str = "a", **facts: object) -> str:
+        await self.service.take(sender, [Receipt(status=status, **facts)])  # type: ignore[arg-type]  # fields of it
         (told,) = self.observer.receipts[-1:]
         assert told[:2] == (sender, status.value)
         return told[2]
@@ -115,6 +116,32 @@ async def test_an_id_that_nobody_has_noted_yet_is_parked(house: House) -> None:
     desk = Desk(house)
     assert await desk.take(DELIVERED, provider_id="g-9") == "parked"
     assert [one.status for one in house.book.parked["a", "g-9"]] == [DELIVERED]
+
+
+async def test_a_failure_that_no_table_knows_is_counted_once_and_named(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = await Desk(house).sent()
+    facts: dict[str, Any] = {"is_unmapped": True, "detail": "unmapped code 4711"}
+    assert await desk.take(FAILED, provider_id="g-9", **facts) == "unmapped"
+    assert await desk.take(FAILED, sender="b", message_id=house.id, **facts) == "foreign"
+    assert await desk.take(ReceiptStatus.SENT, message_id=house.id, **facts) == "applied", "no failure at all"
+    caplog.clear()
+    assert await desk.take(FAILED, message_id=house.id, **facts) == "unmapped"
+    assert house.end == (MessageStatus.FAILED, RejectionKind.UNDELIVERABLE.value)
+    assert await desk.take(FAILED, message_id=house.id, **facts) == "repeated"
+    assert [record.getMessage() for record in caplog.records] == [
+        "sender a: a message failed under a code that no table knows: unmapped code 4711"
+    ]
+
+
+@pytest.mark.parametrize("detail", ["to +33612345678", "583920 is wrong", "two\nlines", "x" * 81, 7, None])
+async def test_words_of_a_stranger_that_may_tell_too_much_are_not_logged(
+    detail: str, house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    await Desk(house).take(FAILED, provider_id="g-9", is_unmapped=True, detail=detail)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.endswith("no table knows: (not shown)")
 
 
 @pytest.mark.parametrize("kind", list(RejectionKind))

@@ -272,13 +272,14 @@ async def test_an_observer_is_told_of_calls_that_were_made_and_of_the_end(house:
     assert observer.told[2:] == [("b", "accepted"), ("sent", "")]
 
 
-async def test_a_code_that_no_table_knows_is_counted_as_such(house: House) -> None:
+async def test_a_code_that_no_table_knows_is_counted_as_such(house: House, caplog: pytest.LogCaptureFixture) -> None:
     observer = Observer()
-    unknown = Rejected(RejectionKind.GATEWAY_ERROR, "code 4711", is_unmapped=True)
+    unknown = Rejected(RejectionKind.GATEWAY_ERROR, "unmapped code 4711", is_unmapped=True)
     senders = [RecordingSender("a", [unknown]), RecordingSender("b", [Rejected(RejectionKind.GATEWAY_ERROR)])]
     await house.deliver(house.dispatcher(*senders, observer=observer))
     assert observer.told[:2] == [("a", "unmapped"), ("b", "gateway_error")]
     assert house.record.tried == [("a", "gateway_error", False), ("b", "gateway_error", False)]
+    assert f"message {house.id}: sender a: gateway_error unmapped code 4711" in caplog.messages
 
 
 async def test_an_observer_is_told_of_failure_but_not_of_an_end_that_was_not_recorded(house: House) -> None:

@@ -117,6 +117,24 @@ async def test_a_pooler_that_drops_what_we_bring_is_told_of(
     assert "(statement_timeout = 5000, plan_cache_mode = force_custom_plan)" in line
 
 
+async def test_a_pooler_that_drops_what_keeps_a_commit_is_told_of(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await set_for(database_url, synchronous_commit="off")
+    create = asyncpg.create_pool
+
+    def dropping(*arguments: Any, server_settings: dict[str, str], **options: Any) -> Any:
+        del server_settings["synchronous_commit"]
+        return create(*arguments, server_settings=server_settings, **options)
+
+    monkeypatch.setattr(asyncpg, "create_pool", dropping)
+    async with opened(database_url):
+        pass
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "synchronous_commit did not reach the server" in line
+    assert "(synchronous_commit = on)" in line
+
+
 async def test_a_pooler_that_refuses_what_we_bring_is_no_riddle() -> None:
     """As PgBouncer does with whatever it is not told to ignore."""
 
@@ -133,6 +151,7 @@ async def test_a_pooler_that_refuses_what_we_bring_is_no_riddle() -> None:
     with pytest.raises(ConfigurationError) as caught:
         await open_database(f"postgresql://u:hush@127.0.0.1:{port}/x?sslmode=disable")
     assert "ignore_startup_parameters = statement_timeout, plan_cache_mode, " in str(caught.value)
+    assert str(caught.value).endswith(", synchronous_commit")
     assert "hush" not in str(caught.value)
     server.close()
     await server.wait_closed()

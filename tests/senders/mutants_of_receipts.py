@@ -4,6 +4,8 @@ import hmac
 import json
 import time
 
+import msgspec
+
 from otpsvc.senders.contract import (
     Receipt,
     ReceiptRefusal,
@@ -125,3 +127,19 @@ class ReadsAtLeisure(Mutant):
         if len(request.body) > 1000:
             time.sleep(1.2)  # noqa: ASYNC251 - the fault itself
         return await super().parse_receipt(request)
+
+
+class CountsNoOddFailure(Mutant):
+    async def parse_receipt(self, request: ReceiptRequest) -> Receipts | ReceiptRefusal:
+        said = await super().parse_receipt(request)
+        if isinstance(said, ReceiptRefusal):
+            return said
+        return Receipts(tuple(msgspec.structs.replace(one, is_unmapped=False) for one in said.items))
+
+
+class CallsEverythingOdd(Mutant):
+    async def parse_receipt(self, request: ReceiptRequest) -> Receipts | ReceiptRefusal:
+        said = await super().parse_receipt(request)
+        if isinstance(said, ReceiptRefusal):
+            return said
+        return Receipts(tuple(msgspec.structs.replace(one, is_unmapped=True) for one in said.items))

@@ -64,10 +64,11 @@ def test_a_pause_of_the_senders_own_stands_between_theirs_and_the_tables() -> No
 
 
 def test_why_a_message_failed_is_said_in_codes_we_know() -> None:
-    assert failure_of(CODES, "lost") == (RejectionKind.UNDELIVERABLE, "code LOST")
-    assert failure_of(CODES, "+33612345678") == (RejectionKind.GATEWAY_ERROR, "unmapped code")
-    assert failure_of(CODES, {"a": 1}) == (RejectionKind.GATEWAY_ERROR, "unmapped code")
-    assert failure_of(CODES, None) == (RejectionKind.UNDELIVERABLE, "")
+    assert failure_of(CODES, "lost") == (RejectionKind.UNDELIVERABLE, "code LOST", False)
+    assert failure_of(CODES, "NEW") == (RejectionKind.GATEWAY_ERROR, "unmapped code NEW", True)
+    assert failure_of(CODES, "+33612345678") == (RejectionKind.GATEWAY_ERROR, "unmapped code (not shown)", True)
+    assert failure_of(CODES, {"a": 1}) == (RejectionKind.GATEWAY_ERROR, "unmapped code (not shown)", True)
+    assert failure_of(CODES, None) == (RejectionKind.UNDELIVERABLE, "", False)
 
 
 @pytest.mark.parametrize("given", ["a", "msg_sms_1", "0A000000-1", 700000, "a.b:c", "x" * 64])

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from otpsvc.senders.contract import OutboundMessage, ReceiptRequest, Secret
+from otpsvc.errors import ConfigurationError
+from otpsvc.senders.contract import OutboundMessage, ReceiptRequest, Secret, SenderContext, SentMessage
+from otpsvc.senders.http_client import NoAnswer, NotSent
 from otpsvc.skeleton import render
 from otpsvc.testing import Fault, Scene, SenderConformance, sender_context
 from tests.senders import mutants, mutants_of_manners, mutants_of_receipts
@@ -55,6 +57,10 @@ class TestHonest(SenderConformance):
     def receipt_with(self, scene: Scene, body: bytes) -> ReceiptRequest:
         return signed(body, at=scene.sender.context.clock.time())
 
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        at = scene.sender.context.clock.time()
+        return receipt(message.message_id, provider_id or "", "failed", at=at, error="never-heard-of")
+
     async def refuse_next(self, scene: Scene) -> bool:
         gateway_of(scene).refuse_with.append("bad_number")
         return True
@@ -90,6 +96,7 @@ LEFT = "test_it_leaves_nothing_behind"
 BESIDE = "test_two_of_a_kind_live_side_by_side"
 SETTINGS = "test_its_settings_stay_as_they_were_given"
 OTHER_BODY = "test_a_proof_of_another_body_is_refused"
+ODD_FAILURE = "test_a_failure_that_no_table_knows_is_marked"
 READING = "test_a_receipt_never_holds_up_the_event_loop"
 
 # What each must fail, and the words it must be told by, so that nothing fails for another reason.
@@ -163,6 +170,8 @@ MUST_FAIL: dict[type[SampleSender], dict[str, str]] = {
     mutants_of_receipts.BelievesAProofItKnows: {OTHER_BODY: "by the proof of another one"},
     mutants_of_receipts.SaysAWordForAStatus: {GENUINE: "`status` is of the type str, not ReceiptStatus"},
     mutants_of_receipts.SaysANumberForAnId: {GENUINE: "`provider_id` is of the type int"},
+    mutants_of_receipts.CountsNoOddFailure: {ODD_FAILURE: "goes uncounted"},
+    mutants_of_receipts.CallsEverythingOdd: {GENUINE: "tells no failure"},
     mutants_of_receipts.ReadsAtLeisure: {READING: "parse_receipt holds up the event loop"},
     mutants_of_manners.LeavesItsConnections: {LEFT: "a connection to the gateway is open after close"},
     mutants_of_manners.LeavesATask: {LEFT: "a task goes on after close"},
@@ -195,6 +204,38 @@ class OnStage(TestHonest):
                     await mutants_of_manners.left_open.pop().aclose()
 
 
+class ProvesItselfAtOpen(SampleSender):
+    """Honest: credentials that are refused are settings that cannot work."""
+
+    async def open(self) -> None:
+        await super().open()
+        if (await self.health()).detail == "status 401":
+            raise ConfigurationError("senders.sample.token is refused")
+
+
+class RemembersWhatItTookBack(SampleSender):
+    """Honest: what was taken back once stays so, whether its gateway is there or not."""
+
+    capabilities = mutants.able(can_cancel=True)
+
+    def __init__(self, name: str, settings: SampleSettings, context: SenderContext) -> None:
+        super().__init__(name, settings, context)
+        self.gone: set[str] = set()
+
+    async def cancel(self, message: SentMessage) -> bool:
+        if message.message_id not in self.gone:
+            bearer = self.settings.token.reveal()
+            try:
+                # The double has no call to cancel; this one stands for it.
+                answer = await self._client.request("GET", f"{self._base}/account", bearer=bearer)
+            except (NotSent, NoAnswer):
+                return False
+            if not answer.is_success or not isinstance(answer.json(), dict):
+                return False
+            self.gone.add(message.message_id)
+        return True
+
+
 class OnStagePatiently(OnStage):
     """For many at once, which hold each other up."""
 
@@ -206,6 +247,29 @@ async def test_every_mutant_is_found(kind: type[SampleSender]) -> None:
     for method, words in MUST_FAIL[kind].items():
         with pytest.raises(Exception, match=words):
             await getattr(OnStage(kind), method)()
+
+
+@pytest.mark.parametrize(("kind", "method"), [(ProvesItselfAtOpen, BESIDE), (RemembersWhatItTookBack, CANCEL)])
+async def test_an_honest_sender_of_another_make_passes(kind: type[SampleSender], method: str) -> None:
+    await getattr(OnStagePatiently(kind), method)()
+
+
+async def test_a_proof_that_covers_no_body_is_none_of_another_body() -> None:
+    """A length differs with the body and proves nothing."""
+
+    class TakesATokenAlone(OnStage):
+        def receipt_with(self, scene: Scene, body: bytes) -> ReceiptRequest:
+            return ReceiptRequest(
+                method="POST",
+                url="https://otp.example/receipts/sample/0123456789abcdef",
+                headers={"content-length": str(len(body))},
+                body=body,
+            )
+
+    stage = TakesATokenAlone(SampleSender)
+    async with stage.scene() as scene:
+        assert not stage._is_covered(scene, b"a", b"ab")
+        assert OnStage(SampleSender)._is_covered(scene, b"a", b"ab")
 
 
 async def test_settings_that_print_are_found() -> None:

@@ -1,6 +1,7 @@
 """Every error of the systems that this product was drawn from has its row, and each row leads to a rule of ours."""
 
 import csv
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from otpsvc.senders.contract import (
     Unknown,
 )
 from otpsvc.senders.error_maps import GatewayMap, MapRow
+from otpsvc.testing import SenderConformance
 
 DATA = Path(__file__).parent / "data" / "seed-errors.csv"
 MAPS = Path(__file__).parents[2] / "otpsvc" / "senders" / "maps"
@@ -152,6 +154,19 @@ def test_what_may_be_a_number_or_a_code_of_ours_is_not_repeated(code: str) -> No
     outcome = GatewayMap.load(GATEWAYS[0]).outcome(code)
     assert isinstance(outcome, Rejected)
     assert outcome.detail == "unmapped code (not shown)"
+
+
+# Notificore's failures are words for states and bear no code; for `smpp` see test_smpp_receipts.py.
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vonage_sms", "vonage_messages", "twilio", "zimsend", "unimsg"),
+        *("webhook", "smsgate", "httpsms", "textbee"),
+    ],
+)
+def test_an_unknown_code_in_a_receipt_is_tried_with_every_sender_that_reads_codes(name: str) -> None:
+    module = importlib.import_module(f"tests.senders.test_{name}")
+    assert module.TestConformance.odd_failure_for is not SenderConformance.odd_failure_for
 
 
 def test_every_kind_has_an_error_of_the_catalogue() -> None:

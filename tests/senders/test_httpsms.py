@@ -82,6 +82,12 @@ class TestConformance(SenderConformance):
             double.posted(double.event(taken, "message.send.expired", is_final=True)),
         ]
 
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        double = scene.gateway
+        assert isinstance(double, HttpSmsDouble)
+        (taken,) = (taken for taken in double.messages if taken["id"] == provider_id)
+        return double.posted(double.event(taken, "message.send.failed", error_message="never heard of"))
+
     def receipt_with(self, scene: Scene, body: bytes) -> ReceiptRequest | None:
         assert isinstance(scene.gateway, HttpSmsDouble)
         return scene.gateway.posted(body)

@@ -30,7 +30,8 @@ def test_every_map_knows_the_usual_statuses(gateway: str) -> None:
     "hostile", [None, True, 7.5, [], {}, "", " ", "\ud800", "x" * 100_000, "583920 to +33612345678"]
 )
 def test_reasons_that_are_none(gateway: str, hostile: object) -> None:
-    assert PhoneMap(gateway).failure(hostile) == (RejectionKind.GATEWAY_ERROR, "unmapped reason")
+    is_told = isinstance(hostile, str) and hostile.strip() != ""
+    assert PhoneMap(gateway).failure(hostile) == (RejectionKind.GATEWAY_ERROR, "unmapped reason", is_told)
 
 
 @pytest.mark.parametrize("gateway", GATEWAYS)
@@ -38,6 +39,7 @@ def test_the_longest_words_that_fit_decide(gateway: str) -> None:
     phones = PhoneMap(gateway)
     for (table, _), row in GatewayMap.load(gateway).rows.items():
         if table == "failure":
-            kind, detail = phones.failure(f"Oh: {row.code.upper()}, sorry")
+            kind, detail, is_unmapped = phones.failure(f"Oh: {row.code.upper()}, sorry")
+            assert not is_unmapped
             assert len(detail) >= len(row.code)
             assert detail != row.code or kind == row.outcome

@@ -93,6 +93,29 @@ async def test_why_it_failed_is_told_where_the_code_is_certain_or_set() -> None:
         assert foreign.kind is RejectionKind.UNDELIVERABLE
 
 
+@pytest.mark.parametrize(
+    ("stat", "given", "is_unmapped"),
+    [
+        ("UNDELIV", {"err": "000"}, False),
+        ("UNDELIV", {"err": "001"}, False),
+        ("UNDELIV", {"err": "011"}, False),  # set in `error_kinds`
+        ("UNDELIV", {"err": "999"}, True),
+        ("FAILED", {"err": "999"}, True),
+        ("UNDELIV", {"err": "999", "network_error": b"\x03\x00\x01"}, False),
+        ("UNDELIV", {"err": "000", "network_error": b"\x03\x03\xe7"}, True),
+        ("EXPIRED", {"err": "999"}, False),
+        ("DELIVRD", {"err": "999"}, False),
+    ],
+)
+async def test_a_failure_under_a_code_that_nobody_knows_is_marked(
+    stat: str, given: dict[str, object], is_unmapped: bool
+) -> None:
+    house = House()
+    async with bound(house, error_kinds={"011": RejectionKind.BLOCKED}) as day:
+        await day.send()
+        assert (await told(day, house, ID, stat, **given)).is_unmapped is is_unmapped
+
+
 async def test_what_a_person_writes_is_no_receipt() -> None:
     house = House()
     async with bound(house) as day:

@@ -84,6 +84,12 @@ class TestConformance(SenderConformance):
         kinds = ("sms:delivered", "sms:sent", "sms:failed", "sms:cancelled")
         return [double.posted(double.event(held, kind, reason="TTL expired")) for kind in kinds]
 
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        double = scene.gateway
+        assert isinstance(double, SmsGateDouble)
+        (held,) = (held for held in double.held if held.id == provider_id)
+        return double.posted(double.event(held, "sms:failed", reason="never heard of"))
+
     def receipt_with(self, scene: Scene, body: bytes) -> ReceiptRequest | None:
         assert isinstance(scene.gateway, SmsGateDouble)
         return scene.gateway.posted(body)

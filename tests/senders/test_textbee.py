@@ -73,6 +73,12 @@ class TestConformance(SenderConformance):
         kinds = ("MESSAGE_DELIVERED", "MESSAGE_SENT", "MESSAGE_FAILED")
         return [double.posted(double.event(taken, kind, errorCode="4")) for kind in kinds]
 
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        double = scene.gateway
+        assert isinstance(double, TextBeeDouble)
+        (taken,) = (taken for taken in double.messages if taken["smsBatchId"] == provider_id)
+        return double.posted(double.event(taken, "MESSAGE_FAILED", errorCode="999", errorMessage="never heard of"))
+
     def receipt_with(self, scene: Scene, body: bytes) -> ReceiptRequest | None:
         assert isinstance(scene.gateway, TextBeeDouble)
         return scene.gateway.posted(body)

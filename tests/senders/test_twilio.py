@@ -109,6 +109,10 @@ class TestConformance(SenderConformance):
     def receipt_with(self, scene: Scene, body: bytes) -> ReceiptRequest | None:
         return signed(CALLBACK, body) if len(body) < 2000 and body.isascii() else None
 
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        assert isinstance(scene.gateway, TwilioGateway)
+        return scene.gateway.callback(provider_id or "", "undelivered", code=30999)
+
     async def refuse_next(self, scene: Scene) -> bool:
         assert isinstance(scene.gateway, TwilioGateway)
         scene.gateway.refusals.append(21610)
@@ -125,6 +129,10 @@ class TestConformanceWithServiceKeyAndToken(TestConformance):
     def receipts_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> list[ReceiptRequest]:
         assert isinstance(scene.gateway, TwilioGateway)
         return [scene.gateway.callback(provider_id or "", secret=None)]
+
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        assert isinstance(scene.gateway, TwilioGateway)
+        return scene.gateway.callback(provider_id or "", "undelivered", code=30999, secret=None)
 
     def receipt_with(self, scene: Scene, body: bytes) -> ReceiptRequest | None:
         return None
@@ -215,6 +223,7 @@ def failed(code: int | None, status: str = "failed") -> Reply:
         (Reply(201, {"sid": SID, "num_segments": None}), Accepted(SID, None)),
         (Reply(201, {"sid": SID, "num_segments": "4"}), Accepted(SID, 4)),
         (failed(30007), Rejected(RejectionKind.TEXT_REFUSED, "code 30007")),
+        (failed(39999), Rejected(RejectionKind.GATEWAY_ERROR, "code 39999", is_unmapped=True)),
         (failed(30007, "queued"), Accepted(SID, 1)),
         (Reply(201, {"sid": SID, "status": None, "num_segments": 2, "date_updated": 7}), Accepted(SID, 2)),
         (

@@ -95,6 +95,11 @@ class TestConformance(SenderConformance):
         assert isinstance(scene.gateway, UniMsgGateway)
         return request_with(scene.gateway.signed(body, scene.sender.context.clock.time()), body)
 
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        assert isinstance(scene.gateway, UniMsgGateway)
+        event = scene.gateway.event(provider_id or "", "message.failed", error_code="NEVER_HEARD_OF")
+        return request_with(*scene.gateway.webhook(event, scene.sender.context.clock.time()))
+
     async def refuse_next(self, scene: Scene) -> bool:
         assert isinstance(scene.gateway, UniMsgGateway)
         scene.gateway.refusals.append((402, "INSUFFICIENT_CREDITS", {}))

@@ -99,6 +99,10 @@ class TestConformance(SenderConformance):
         assert isinstance(scene.gateway, VonageMessagesGateway)
         return scene.gateway.webhook(UUID, body=body)
 
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        assert isinstance(scene.gateway, VonageMessagesGateway)
+        return scene.gateway.webhook(provider_id or "", "rejected", code="1999")
+
     async def refuse_next(self, scene: Scene) -> bool:
         assert isinstance(scene.gateway, VonageMessagesGateway)
         scene.gateway.refusals.append(problem(422, "1120"))
@@ -114,6 +118,10 @@ class TestConformanceWithBasicAndToken(TestConformance):
     def receipts_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> list[ReceiptRequest]:
         assert isinstance(scene.gateway, VonageMessagesGateway)
         return [scene.gateway.webhook(provider_id or "", secret=None, token=TOKEN)]
+
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        assert isinstance(scene.gateway, VonageMessagesGateway)
+        return scene.gateway.webhook(provider_id or "", "rejected", code="1999", secret=None, token=TOKEN)
 
     def receipt_with(self, scene: Scene, body: bytes) -> ReceiptRequest | None:
         assert isinstance(scene.gateway, VonageMessagesGateway)
@@ -241,7 +249,10 @@ async def test_a_refused_token_is_not_used_again() -> None:
         (problem(422, "1240"), Rejected(RejectionKind.BLOCKED, "status 422, 1240")),
         (problem(422, "1420"), Rejected(RejectionKind.SENDER_REFUSED, "status 422, 1420")),
         (problem(422, "1430"), Rejected(RejectionKind.INVALID_NUMBER, "status 422, 1430")),
-        (problem(422, "1470"), Rejected(RejectionKind.BLOCKED, "status 422, 1470")),
+        # What an account's own rules or limits bar, another gateway may carry.
+        (problem(422, "1470"), Rejected(RejectionKind.UNSUPPORTED, "status 422, 1470")),
+        (problem(422, "1472"), Rejected(RejectionKind.UNSUPPORTED, "status 422, 1472")),
+        (problem(422, "1473"), Rejected(RejectionKind.BLOCKED, "status 422, 1473")),
         (problem(422, "1100"), RetryLater(5, "status 422, 1100")),
         (problem(422, "1999"), Rejected(RejectionKind.GATEWAY_ERROR, "status 422, 1999", is_unmapped=True)),
         (problem(422, "1150", wrong=("to",)), Rejected(RejectionKind.INVALID_NUMBER, "status 422, 1150")),

@@ -88,6 +88,10 @@ class TestConformance(SenderConformance):
             for style in ("json", "form", "query")
         ]
 
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        assert isinstance(scene.gateway, VonageSmsGateway)
+        return scene.gateway.receipt(provider_id or "", "failed", err_code="77")
+
     async def refuse_next(self, scene: Scene) -> bool:
         assert isinstance(scene.gateway, VonageSmsGateway)
         scene.gateway.refusals.append(["15"])
@@ -109,6 +113,10 @@ class TestConformanceWithSignedCallsAndToken(TestConformance):
             )
             for style in ("json", "form", "query")
         ]
+
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        assert isinstance(scene.gateway, VonageSmsGateway)
+        return scene.gateway.receipt(provider_id or "", "failed", err_code="77", secret=None, token=TOKEN)
 
 
 async def test_the_whole_request_with_key_and_secret() -> None:

@@ -87,6 +87,9 @@ class TestConformance(SenderConformance):
         headers = WebhookSigner.from_setting(SECRET, key="secret").headers("r-1", time.time(), body)
         return ReceiptRequest(method="POST", url="https://otp.example/receipts/local", headers=headers, body=body)
 
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        return signed({"id": message.message_id, "status": "failed", "error": "never-heard-of"}, at=time.time())
+
     async def refuse_next(self, scene: Scene) -> bool:
         assert isinstance(scene.gateway, WebhookDouble)
         scene.gateway.next_reply = Reply(422, {"error": "invalid_number"})

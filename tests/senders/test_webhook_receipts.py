@@ -63,7 +63,7 @@ async def test_receipts_are_read() -> None:
         ({"status": "failed"}, (ReceiptStatus.FAILED, RejectionKind.UNDELIVERABLE, "")),
         (
             {"status": "failed", "error": "+33612345678"},
-            (ReceiptStatus.FAILED, RejectionKind.GATEWAY_ERROR, "unmapped code"),
+            (ReceiptStatus.FAILED, RejectionKind.GATEWAY_ERROR, "unmapped code (not shown)"),
         ),
         ({"status": "delivered", "error": "blocked"}, (ReceiptStatus.DELIVERED, None, "")),
         ({"status": "read"}, (ReceiptStatus.UNKNOWN, None, "")),

@@ -93,6 +93,11 @@ class TestConformance(SenderConformance):
         assert isinstance(scene.gateway, ZimSendGateway)
         return request_with(scene.gateway, body)
 
+    def odd_failure_for(self, scene: Scene, message: OutboundMessage, provider_id: str | None) -> ReceiptRequest:
+        gateway = scene.gateway
+        assert isinstance(gateway, ZimSendGateway)
+        return request_with(gateway, gateway.event(provider_id or "", "sms.failed", error={"code": "NEVER_HEARD_OF"}))
+
     async def refuse_next(self, scene: Scene) -> bool:
         assert isinstance(scene.gateway, ZimSendGateway)
         scene.gateway.refusals.append((402, "NO_CREDIT"))

@@ -54,7 +54,7 @@ FAILURES: list[tuple[object, RejectionKind, str]] = [
     ({"code": "BLOCKED_NUMBER"}, RejectionKind.BLOCKED, "code BLOCKED_NUMBER"),
     ({"code": "DEVICE_ERROR"}, RejectionKind.UNDELIVERABLE, "code DEVICE_ERROR"),
     ({"code": "TIMEOUT"}, RejectionKind.UNDELIVERABLE, "code TIMEOUT"),
-    ({"code": "+33612345678"}, RejectionKind.GATEWAY_ERROR, "unmapped code"),
+    ({"code": "+33612345678"}, RejectionKind.GATEWAY_ERROR, "unmapped code (not shown)"),
     ({}, RejectionKind.UNDELIVERABLE, ""),
     ("broken", RejectionKind.UNDELIVERABLE, ""),
 ]

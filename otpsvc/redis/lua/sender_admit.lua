@@ -37,43 +37,37 @@ local gate = redis.call('HMGET', key.gate, 'opened_at', 'pause_ms', 'probe', 'he
 local opened_at, probe, filled_at = gate[1], gate[3], gate[7]
 local is_demoted = gate[8] and arg.probe_ms ~= '0'
 local is_probe_due = arg.may_probe == '1' and left_of(gate[9], arg.probe_ms, now) == 0
-
-local function at_its_bound(why, after_ms)
-  if is_demoted and arg.has_others == '1' then
-    return {'demoted', 0}
-  end
-  return {why, after_ms}
-end
-
+local goes_last = is_demoted and arg.has_others == '1'
 if is_under_way(arg.permit, now) then
   return {'admitted'}
 end
-local held = left_of(gate[4], gate[5], now)
-if held > 0 then
-  return at_its_bound('rate', held)
-end
-local paused = left_of(opened_at, gate[2], now)
-if paused > 0 then
-  return {'open', paused}
-end
-if opened_at and is_under_way(probe, now) then
-  return {'open', TRIAL_MS}
-end
-if is_demoted and arg.has_others == '1' and not is_probe_due then
-  return {'demoted', 0}
-end
-if count_under_way(now) >= tonumber(arg.concurrency) then
-  return at_its_bound('crowd', CROWD_MS)
-end
+local held, paused = left_of(gate[4], gate[5], now), left_of(opened_at, gate[2], now)
+local is_crowded = count_under_way(now) >= tonumber(arg.concurrency)
 local rate_per_s, tokens = tonumber(arg.rate_per_s), nil
 if rate_per_s > 0 then
   tokens = tonumber(arg.burst)
   if filled_at and not is_from_the_future(filled_at, now) then
     tokens = math.min(tokens, gate[6] + math.max(0, now - filled_at) * rate_per_s / 1000)
   end
-  if tokens < 1 then
-    return at_its_bound('rate', math.ceil((1 - tokens) * 1000 / rate_per_s))
-  end
+end
+local is_too_often = tokens and tokens < 1
+if held > 0 and not goes_last then
+  return {'rate', held}
+end
+if paused > 0 then
+  return {'open', paused}
+end
+if opened_at and is_under_way(probe, now) then
+  return {'open', TRIAL_MS}
+end
+if goes_last and (held > 0 or is_crowded or is_too_often or not is_probe_due) then
+  return {'demoted', 0}
+end
+if is_crowded then
+  return {'crowd', CROWD_MS}
+end
+if is_too_often then
+  return {'rate', math.ceil((1 - tokens) * 1000 / rate_per_s)}
 end
 
 -- All is read and decided; from here on only writes.

@@ -139,8 +139,15 @@ class SampleSender(Sender[SampleSettings]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return ReceiptRefusal(RefusalKind.MALFORMED)
         status = CODES.status(said.status)
-        kind = CODES.kind(said.error) if status is ReceiptStatus.FAILED else None
-        receipt = Receipt(status=status, message_id=said.reference, provider_id=said.id, happened_at=said.at, kind=kind)
+        has_failed = status is ReceiptStatus.FAILED
+        receipt = Receipt(
+            status=status,
+            message_id=said.reference,
+            provider_id=said.id,
+            happened_at=said.at,
+            kind=CODES.kind(said.error) if has_failed else None,
+            is_unmapped=has_failed and said.error != "" and CODES.row("failure", said.error) is None,
+        )
         return Receipts((receipt,))
 
 
