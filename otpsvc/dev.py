@@ -79,6 +79,8 @@ async def _run(settings: Settings, sock: socket.socket, data_dir: Path, failure:
         app = create_app(house, outlets, closing=stop, has_inbox=True, developer=developer)
         settle_memory()
         url = _url(sock)
+        # Before anything answers: a script that waits for the service reads it next.
+        _write_env(data_dir / _ENV_FILE, url, client_id, api_key)
         fault: list[str] = []
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(run_server(app, sock, stop, trusted_proxies=settings.http.trusted_proxies))
@@ -90,7 +92,6 @@ async def _run(settings: Settings, sock: socket.socket, data_dir: Path, failure:
             async with phone.connected(phones.service, phones.pairing, Tenant(client_id, "test"), url):
                 # Whoever reads the address may use it: the phone is there. What the last run left has waited for it.
                 tasks.create_task(run_delivery(delivery, settings, stop, house.clock))
-                _write_env(data_dir / _ENV_FILE, url, client_id, api_key)
                 say(_greeting(url, client_id, api_key, data_dir / _ENV_FILE))
                 await stop.wait()
     say("stopped")
