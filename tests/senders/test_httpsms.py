@@ -12,7 +12,6 @@ import pytest
 
 from otpsvc.senders.contract import (
     Accepted,
-    Channel,
     OutboundMessage,
     Receipt,
     ReceiptRefusal,
@@ -30,6 +29,7 @@ from otpsvc.senders.contract import (
 from otpsvc.senders.httpsms import HttpSmsSender, HttpSmsSettings
 from otpsvc.testing import Fault, ManualClock, Reply, Scene, SenderConformance, outbound_message, sender_context
 from tests.gateways.httpsms import API_KEY, ENCRYPTION_KEY, PHONE, PUBLIC_URL, SIGNING_KEY, HttpSmsDouble, opened
+from tests.senders.polls import UNWELCOME, assert_a_poll_stops
 
 Stand = tuple[HttpSmsSender, HttpSmsDouble, ManualClock]
 
@@ -259,16 +259,10 @@ async def test_polling_tells_the_last_expiry_and_why_a_phone_failed() -> None:
         assert [receipt.status for receipt in await sender.poll([asked])] == [ReceiptStatus.UNKNOWN]
 
 
-@pytest.mark.parametrize("status", [401, 403, 429, 503])
+@pytest.mark.parametrize("status", UNWELCOME)
 async def test_a_poll_stops_where_it_is_unwelcome(status: int) -> None:
     async with stand() as (sender, double, _):
-        double.turns_away_with = status
-        messages = [
-            SentMessage(message_id=f"msg_{n:026d}", provider_id=f"id-{n}", channel=Channel.SMS, sent_at=0.0)
-            for n in range(40)
-        ]
-        assert await sender.poll(messages) == []
-        assert len(double.requests) <= 4
+        await assert_a_poll_stops(sender, double, status)
 
 
 async def test_health_follows_the_heartbeat() -> None:

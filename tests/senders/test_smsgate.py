@@ -10,7 +10,6 @@ import pytest
 from otpsvc import phone_encryption
 from otpsvc.senders.contract import (
     Accepted,
-    Channel,
     OutboundMessage,
     Outcome,
     ReceiptRequest,
@@ -27,6 +26,7 @@ from otpsvc.senders.smsgate import SmsGateSender
 from otpsvc.senders.smsgate_settings import SmsGateSettings
 from otpsvc.testing import Fault, ManualClock, Scene, SenderConformance, outbound_message, sender_context
 from tests.gateways.smsgate import KEY, OTHER_PHONE, PASSPHRASE, PASSWORD, PHONE, USER, SmsGateDouble
+from tests.senders.polls import UNWELCOME, assert_a_poll_stops
 
 Stand = tuple[SmsGateSender, SmsGateDouble, ManualClock]
 
@@ -339,16 +339,10 @@ async def test_cancelling_promises_only_what_is_certain() -> None:
         assert not await sender.cancel(sent(again, "msg_unknown"))
 
 
-@pytest.mark.parametrize("status", [401, 403, 429, 503])
+@pytest.mark.parametrize("status", UNWELCOME)
 async def test_a_poll_stops_where_it_is_unwelcome(status: int) -> None:
     async with stand() as (sender, double, _):
-        double.turns_away_with = status
-        messages = [
-            SentMessage(message_id=f"msg_{n:026d}", provider_id=f"id-{n}", channel=Channel.SMS, sent_at=0.0)
-            for n in range(40)
-        ]
-        assert await sender.poll(messages) == []
-        assert len(double.requests) <= 4
+        await assert_a_poll_stops(sender, double, status)
 
 
 async def test_health_follows_when_the_phone_was_seen() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from otpsvc.senders.contract import (
     Accepted,
-    Channel,
     OutboundMessage,
     Receipt,
     ReceiptRefusal,
@@ -27,6 +26,7 @@ from otpsvc.senders.contract import (
 from otpsvc.senders.textbee import TextBeeSender, TextBeeSettings
 from otpsvc.testing import Fault, ManualClock, Reply, Scene, SenderConformance, outbound_message, sender_context
 from tests.gateways.textbee import API_KEY, DEVICE, PAUSED_AFTER, SECRET, TextBeeDouble
+from tests.senders.polls import UNWELCOME, assert_a_poll_stops
 
 Stand = tuple[TextBeeSender, TextBeeDouble, ManualClock]
 
@@ -303,16 +303,10 @@ async def test_receipts_about_unknown_messages_are_taken_or_the_webhook_would_be
         assert not await double.bring(double.event(taken, "MESSAGE_SENT"), answered)
 
 
-@pytest.mark.parametrize("status", [401, 403, 429, 503])
+@pytest.mark.parametrize("status", UNWELCOME)
 async def test_a_poll_stops_where_it_is_unwelcome(status: int) -> None:
     async with stand() as (sender, double, _):
-        double.turns_away_with = status
-        messages = [
-            SentMessage(message_id=f"msg_{n:026d}", provider_id=f"id-{n}", channel=Channel.SMS, sent_at=0.0)
-            for n in range(40)
-        ]
-        assert await sender.poll(messages) == []
-        assert len(double.requests) <= 4
+        await assert_a_poll_stops(sender, double, status)
 
 
 async def test_health_follows_the_heartbeat_and_the_switch() -> None:
