@@ -17,6 +17,7 @@ from otpsvc.clock import Clock
 from otpsvc.crypto import Keyring
 from otpsvc.devices.inbox import DeviceInbox
 from otpsvc.devices.minder import run_minder
+from otpsvc.devices.model import FailureWords
 from otpsvc.devices.pool import Pool
 from otpsvc.devices.reach import Ways
 from otpsvc.messages.breaker import LocalGates, fair_share
@@ -214,10 +215,10 @@ def _limits_of(sender: Sender[Any], limits: SenderLimits) -> SenderLimits:
     return msgspec.structs.replace(limits, concurrency=_NO_BOUND) if sender.capabilities.is_pool else limits
 
 
-def _failure_words(text: str) -> tuple[str, bool, str]:
-    """Say what a phone's words about a failure mean: the kind, whether another may try, a short word of ours."""
-    kind, word = phone_failure(text)
-    return kind.value, RULES[kind].next_may_try, word
+def _failure_words(text: str) -> FailureWords:
+    """Say what a phone's words about a failure mean."""
+    kind, word, is_unmapped = phone_failure(text)
+    return FailureWords(kind.value, RULES[kind].next_may_try, word, is_unmapped)
 
 
 def _warn_of_patience(senders: Mapping[str, Sender[Any]], step_timeout_s: float) -> None:

@@ -133,7 +133,7 @@ WORDS: Mapping[tuple[Row, str], frozenset[str]] = {
     (OFFERS, "outcome"): frozenset({"offered", "none", "budget", "empty", "offline", "foreign", "unwanted"}),
     (TAKEOVERS, "why"): frozenset({"not_pulled", "gone", "silent", "failed"}),
     (TAKEOVERS, "may_duplicate"): frozenset({"yes", "no"}),
-    (PHONE_REPORTS, "status"): frozenset(status.value for status in OfferStatus),
+    (PHONE_REPORTS, "status"): frozenset({*(status.value for status in OfferStatus), "unmapped"}),
     (EVENTS_DRAINED, "kind"): frozenset({"new", "repeated"}),
     (DRAIN_OUTAGES, "store"): frozenset({"stream", "history"}),
 }

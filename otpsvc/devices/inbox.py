@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from otpsvc.crypto import Keyring, UnsealError
-from otpsvc.devices.model import Device, OfferStatus, PhoneReport, Pulled
+from otpsvc.devices.model import Device, FailureWords, OfferStatus, PhoneReport, Pulled
 from otpsvc.devices.pool import Pool, opened_content
 from otpsvc.devices.ports import DeviceOffers, PoolObserver
 from otpsvc.devices.rotation import passphrase_bound
@@ -24,6 +24,7 @@ MOST_REPORTS = 1000
 MOST_MESSAGES = 100
 # Encryption takes tens of milliseconds a field, by the app's own scheme.
 _MOST_ENCRYPTING_PULLS = 20
+UNMAPPED = "unmapped"  # counted for a failure in words that no table knows
 _ENCRYPTING_THREADS = 2
 
 # The words of the protocol; whatever else a phone says about a message is no news.
@@ -75,8 +76,7 @@ class StateReport(msgspec.Struct, frozen=True, kw_only=True):
 class DeviceInbox:
     """The inboxes of all phones.
 
-    `failure_of` reads the words of a failure: a RejectionKind's value, whether another phone or sender may try, and a
-    short word of ours for it. `close` ends the threads that encrypt.
+    `failure_of` reads the words of a failure. `close` ends the threads that encrypt.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class DeviceInbox:
         offers: DeviceOffers,
         pool: Pool,
         keyring: Keyring,
-        failure_of: Callable[[str], tuple[str, bool, str]],
+        failure_of: Callable[[str], FailureWords],
         observer: PoolObserver,
     ) -> None:
         self._offers = offers
@@ -149,7 +149,8 @@ class DeviceInbox:
             return False
         if told.outcome != "ignored":
             is_sent = report.status is OfferStatus.SENT
-            self._observer.reported(told.sender, report.status.value, told.seconds if is_sent else None)
+            word = UNMAPPED if report.is_unmapped else report.status.value
+            self._observer.reported(told.sender, word, told.seconds if is_sent else None)
         try:
             await self._pool.settle(told, report.message_id, happened_at=sent_at)
         except ApiError as error:
@@ -167,8 +168,7 @@ class DeviceInbox:
             return None
         if status is not OfferStatus.FAILED:
             return PhoneReport(message_id=message_id, status=status)
-        kind, next_may_try, error = self._failure_of(said.error)
-        return PhoneReport(message_id=message_id, status=status, kind=kind, next_may_try=next_may_try, error=error)
+        return PhoneReport(message_id=message_id, status=status, **self._failure_of(said.error)._asdict())
 
     def _passphrase(self, device: Device) -> str | None:
         try:

@@ -242,14 +242,27 @@ class Pulled(msgspec.Struct, frozen=True, kw_only=True):
     is_cancelling: bool = False
 
 
+class FailureWords(NamedTuple):
+    """What a phone's words about a failure mean: a RejectionKind, whether another may try, and our short word for why.
+
+    `is_unmapped`: no table knows what it said.
+    """
+
+    kind: str
+    next_may_try: bool
+    error: str
+    is_unmapped: bool = False
+
+
 class PhoneReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a phone says about one message. `kind` is a RejectionKind for `failed`, `error` our short word for why."""
+    """What a phone says about one message; what its words mean (`FailureWords`) for `failed` alone."""
 
     message_id: str
     status: OfferStatus
     kind: str = ""
     next_may_try: bool = True
     error: str = ""
+    is_unmapped: bool = False
 
 
 class Told(NamedTuple):

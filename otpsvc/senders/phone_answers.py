@@ -83,12 +83,15 @@ class PhoneMap:
         return max(codes, key=len, default=None)
 
 
-def phone_failure(text: str) -> tuple[RejectionKind, str]:
-    """Say why a phone of our own failed, by what it reports (`maps/phones.csv`): the kind, and a short word of ours."""
+def phone_failure(text: str) -> tuple[RejectionKind, str, bool]:
+    """Say why a phone of our own failed, by what it reports (`maps/phones.csv`).
+
+    The kind, a short word of ours, and whether it said something that no table knows.
+    """
     row = PhoneMap("phones").failure_row(text)
     if row is None:
-        return RejectionKind.GATEWAY_ERROR, _UNMAPPED
-    return _OWN_KINDS.get(row.error, RejectionKind(row.outcome)), row.code
+        return RejectionKind.GATEWAY_ERROR, _UNMAPPED, bool(text.strip())
+    return _OWN_KINDS.get(row.error, RejectionKind(row.outcome)), row.code, False
 
 
 def stop_if_unwelcome(answer: GatewayAnswer) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from otpsvc.clock import SystemClock
 from otpsvc.devices.inbox import DeviceInbox, PhoneMessage, StateReport
 from otpsvc.devices.minder import _look_at_some
-from otpsvc.devices.model import Device, DeviceStatus, Gone, Sim
+from otpsvc.devices.model import Device, DeviceStatus, FailureWords, Gone, Sim
 from otpsvc.devices.policy import Budget
 from otpsvc.devices.pool import Pool
 from otpsvc.ids import new_device_id
@@ -34,10 +34,10 @@ from tests.redis.lived import book_of
 ONLINE_S = 60.0
 
 
-def failure_of(text: str) -> tuple[str, bool, str]:
+def failure_of(text: str) -> FailureWords:
     """As the application reads the words of a phone."""
-    kind, word = phone_failure(text)
-    return kind.value, RULES[kind].next_may_try, word
+    kind, word, is_unmapped = phone_failure(text)
+    return FailureWords(kind.value, RULES[kind].next_may_try, word, is_unmapped)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from otpsvc.devices.inbox import MOST_MESSAGES, MOST_REPORTS, STATES, DeviceInbox, PhoneMessage, StateReport
-from otpsvc.devices.model import OfferStatus, PhoneReport, Pulled, Told
+from otpsvc.devices.model import FailureWords, OfferStatus, PhoneReport, Pulled, Told
 from otpsvc.devices.pool import sealed_content
 from otpsvc.errors import ApiError, problem
 from otpsvc.ids import new_message_id
@@ -24,8 +24,10 @@ PASSPHRASE = "correct horse"
 IDS = [new_message_id(partition=0).text for _ in range(4)]
 
 
-def failure_of(text: str) -> tuple[str, bool, str]:
-    return ("no_credit", True, "credit") if "credit" in text else ("blocked", False, "blocked")
+def failure_of(text: str) -> FailureWords:
+    if "credit" in text:
+        return FailureWords("no_credit", next_may_try=True, error="credit")
+    return FailureWords("blocked", next_may_try=False, error="blocked", is_unmapped="odd" in text)
 
 
 @contextmanager
@@ -274,11 +276,16 @@ async def test_what_a_report_comes_to_is_told_and_counted() -> None:
             Told("ignored"),
             Told("told", status="delivered", **facts),
             Told("moved", why="failed", **facts),
+            Told("moved", why="failed", **facts),
         ]
     )
-    states = ("Processed", "Sent", "Sent", "Delivered", "Failed")
+    said = [
+        *(StateReport(message_id=IDS[0], state=one, sent_at=9.0) for one in ("Processed", "Sent", "Sent", "Delivered")),
+        StateReport(message_id=IDS[0], state="Failed", error="no credit left"),
+        StateReport(message_id=IDS[0], state="Failed", error="something odd"),
+    ]
     with inbox_of(offers, ledger) as inbox:
-        await inbox.report(device(), [StateReport(message_id=IDS[0], state=one, sent_at=9.0) for one in states])
+        await inbox.report(device(), said)
     assert [(one.status.value, one.happened_at) for _, one in ledger.receipts] == [("sent", 9.0), ("delivered", 9.0)]
     assert offers.named("done") == [(TENANT.client_id, IDS[0], "sent"), (TENANT.client_id, IDS[0], "delivered")]
     assert ledger.reports == [
@@ -286,8 +293,9 @@ async def test_what_a_report_comes_to_is_told_and_counted() -> None:
         ("phones", "sent", 2.5),
         ("phones", "delivered", None),
         ("phones", "failed", None),
+        ("phones", "unmapped", None),
     ]
-    assert ledger.takeovers == [("phones", "failed", False)]
+    assert ledger.takeovers == [("phones", "failed", False)] * 2
 
 
 async def test_a_retired_phone_is_not_heard_any_further() -> None:

@@ -13,7 +13,7 @@ import redis.asyncio
 
 from otpsvc.clock import SystemClock
 from otpsvc.devices.inbox import DeviceInbox
-from otpsvc.devices.model import Device, Gone, Offer, Tenant
+from otpsvc.devices.model import Device, FailureWords, Gone, Offer, Tenant
 from otpsvc.devices.policy import Budget
 from otpsvc.devices.pool import Pool
 from otpsvc.errors import ConfigurationError
@@ -99,7 +99,7 @@ class PhoneAtTheEnd(GatewayDouble):
             offers=RedisOffers(direct, self.keys),
             pool=self.pool,
             keyring=KEYRING,
-            failure_of=lambda text: ("", True, ""),
+            failure_of=lambda text: FailureWords("", next_may_try=True, error=""),
             observer=ledger,
         )
         self._stack.callback(self.inbox.close)
@@ -348,7 +348,8 @@ K = RejectionKind
     ],
 )
 def test_why_a_phone_failed(text: str, kind: RejectionKind) -> None:
-    found, word = phone_failure(text)
+    found, word, is_unmapped = phone_failure(text)
+    assert is_unmapped == (kind is K.GATEWAY_ERROR and text != "")
     assert found is kind
     assert "33612345678" not in word
     assert 0 < len(word) < 60
