@@ -17,8 +17,8 @@ MAX_SENDERS = 2  # what a route allows if it says nothing
 def handover_faults(evidence: Evidence) -> Iterator[str]:
     """At most one copy of a message by one sender, and a record that fits what its senders saw and said."""
     messages = {message.message_id: message for message in evidence.messages}
-    said = _said(evidence)
-    for message_id, lines in _lines(evidence).items():
+    said, seen = _said(evidence), _lines(evidence)
+    for message_id, lines in seen.items():
         message = messages.get(message_id)
         if message is None:
             yield f"{message_id}: handed to a sender, and not recorded"
@@ -36,7 +36,7 @@ def handover_faults(evidence: Evidence) -> Iterator[str]:
         if took - failed and not is_open:
             yield f"{message_id}: a sender took it, it is recorded as {message.status} ({message.reason})"
     for message in evidence.messages:
-        if message.status in {"sent", "delivered"} and not _lines(evidence).get(message.message_id):
+        if message.status in {"sent", "delivered"} and message.message_id not in seen:
             yield f"{message.message_id}: recorded as sent, and no sender saw it"
 
 
